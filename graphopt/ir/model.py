@@ -1,0 +1,267 @@
+"""`Model`: one ONNX model in memory, over `onnx_ir`, with its analyses and its evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import onnx
+import onnx_ir
+from google.protobuf.message import DecodeError
+
+from graphopt.analysis import AnalysisCache
+from graphopt.errors import ModelError
+from graphopt.evidence import METADATA_KEY, Evidence
+from graphopt.ir import preflight
+
+Source: TypeAlias = Any
+"""A path, the bytes of a file, `onnx.ModelProto`, `onnx_ir.Model`, a graphsurgeon `Graph`, a qonnx
+`ModelWrapper`, or a `Model`."""
+
+Kind: TypeAlias = Literal["path", "bytes", "proto", "onnx_ir", "graphsurgeon", "qonnx"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from: its kind, how messages call it, and its path if it has one."""
+
+    kind: Kind
+    label: str
+    path: Path | None = None
+
+
+@dataclass(eq=False)
+class Model:
+    """One model. Passes edit `ir`; everything else asks the analyses.
+
+    Attributes:
+        ir: the model as `onnx_ir` sees it. Weights stay memory-mapped until they are read.
+        origin: where it came from.
+        sidecar: what `onnx_ir` cannot hold; written back by `to_proto`.
+        evidence: what has been done to it so far.
+        was_sorted: False where the file broke ONNX's topological order and was sorted on loading.
+    """
+
+    ir: onnx_ir.Model
+    origin: Origin
+    sidecar: preflight.Sidecar = field(default_factory=preflight.Sidecar)
+    evidence: Evidence = field(default_factory=Evidence)
+    was_sorted: bool = True
+    analyses: AnalysisCache = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.analyses = AnalysisCache(self)
+
+    @classmethod
+    def load(cls, source: Source) -> Model:
+        """Reads a model from any of the kinds in `Source`.
+
+        Raises:
+            ModelError: the model is missing, damaged, inconsistent or unsafe.
+            TypeError: `source` is none of the known kinds.
+        """
+        if isinstance(source, Model):
+            return source.clone()
+        if isinstance(source, str | os.PathLike):
+            return _load_path(Path(source))
+        if isinstance(source, bytes | bytearray | memoryview):
+            proto = _parse(bytes(source), "the model")
+            return _from_proto(proto, Origin("bytes", "the model"), None)
+        if isinstance(source, onnx.ModelProto):
+            proto = onnx.ModelProto()
+            proto.CopyFrom(source)
+            return _from_proto(proto, Origin("proto", "the model"), None)
+        if isinstance(source, onnx_ir.Model):
+            return _checked(cls(source.clone(), Origin("onnx_ir", "the model")))
+        from graphopt import interop
+
+        proto, kind = interop.to_proto(source)
+        return _from_proto(proto, Origin(kind, "the model"), None)
+
+    @property
+    def graph(self) -> onnx_ir.Graph:
+        """The main graph."""
+        return self.ir.graph
+
+    @property
+    def opset(self) -> int:
+        """Version of the default ONNX operator set, 0 where the model imports none."""
+        return self.ir.opset_imports.get("", self.ir.opset_imports.get("ai.onnx", 0))
+
+    def values(self) -> Iterator[onnx_ir.Value]:
+        """Every tensor of the main graph: inputs, initializers, node outputs; in that order."""
+        yield from self.graph.inputs
+        for value in self.graph.initializers.values():
+            if not value.is_graph_input():
+                yield value
+        for node in self.graph:
+            yield from node.outputs
+
+    def value_index(self) -> dict[str, onnx_ir.Value]:
+        """The tensors of the main graph by name, as they stand now."""
+        return {value.name: value for value in self.values() if value.name}
+
+    def node_index(self) -> dict[str, onnx_ir.Node]:
+        """The nodes of the main graph by `node_label`, as they stand now."""
+        return {node_label(node): node for node in self.graph}
+
+    def clone(self) -> Model:
+        """A copy that can be edited freely. Weights are shared, for they are never edited."""
+        copy = Model(self.ir.clone(), self.origin, self.sidecar, self.evidence, self.was_sorted)
+        copy.analyses = self.analyses.copy_for(copy)
+        return copy
+
+    def adopt(self, draft: Model, preserved: frozenset[str] | None = None) -> None:
+        """Becomes what `draft` is, and forgets all analyses but `preserved` (None: keeps all)."""
+        self.ir = draft.ir
+        self.evidence = draft.evidence
+        seconds = self.analyses.seconds
+        self.analyses = draft.analyses.copy_for(self)
+        self.analyses.seconds = seconds
+        if preserved is not None:
+            self.analyses.keep_only(preserved)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as protobuf, evidence in its metadata, nothing lost. External weights stay
+        external (their entries point to where the model was loaded from).
+        """
+        proto = onnx_ir.to_proto(self.ir)
+        preflight.put_back(proto, self.sidecar)
+        _write_evidence(proto, self.evidence)
+        return proto
+
+    def restore(self) -> Any:
+        """The model as the kind of object that it was loaded from; for a path, a ModelProto."""
+        match self.origin.kind:
+            case "bytes":
+                return self.to_proto().SerializeToString(deterministic=True)
+            case "onnx_ir":
+                model = self.ir.clone()
+                model.metadata_props[METADATA_KEY] = self.evidence.to_text()
+                return model
+            case "graphsurgeon" | "qonnx":
+                from graphopt import interop
+
+                return interop.from_proto(self.to_proto(), self.origin.kind)
+            case _:
+                return self.to_proto()
+
+
+def node_label(node: onnx_ir.Node) -> str:
+    """How reports call a node: its name, or the name of its first output where it has none."""
+    if node.name:
+        return node.name
+    return next((output.name for output in node.outputs if output.name), node.op_type)
+
+
+def _load_path(path: Path) -> Model:
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder: name the .onnx file in it.")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist: check the path.") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return _from_proto(_parse(data, str(path)), Origin("path", str(path), path), path.parent)
+
+
+def _parse(data: bytes, label: str) -> onnx.ModelProto:
+    if not data:
+        raise ModelError(f"{label} is empty: export or copy the model again.")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, RecursionError):
+        raise ModelError(
+            f"{label} is not an ONNX model, or is cut short: check that it is the right file and "
+            "copy it again."
+        ) from None
+    return proto
+
+
+def _from_proto(proto: onnx.ModelProto, origin: Origin, folder: Path | None) -> Model:
+    preflight.check(proto, origin.label, folder)
+    sidecar = preflight.set_aside(proto, origin.label)
+    evidence = _read_evidence(proto)
+    try:
+        with _quiet_onnx_ir():
+            ir = onnx_ir.from_proto(proto)
+    except Exception as error:
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__  # type: ignore[assignment]
+        sentence = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
+        raise ModelError(f"{origin.label} is not a valid ONNX model: {sentence}") from error
+    if folder is not None:
+        onnx_ir.external_data.set_base_dir(ir.graph, str(folder))
+    return _checked(Model(ir, origin, sidecar, evidence))
+
+
+def _checked(model: Model) -> Model:
+    """Sorts the graph where it is not sorted and refuses what no order can mend."""
+    label = model.origin.label
+    known = set(model.graph.inputs)
+    known |= set(model.graph.initializers.values())
+    in_order = True
+    for node in model.graph:
+        for value in node.inputs:
+            if value is None or value in known:
+                continue
+            if value.producer() is None:
+                raise ModelError(
+                    f"{label}: node '{node_label(node)}' reads '{value.name}', which nothing "
+                    "produces: the graph is damaged, export it again."
+                )
+            in_order = False
+        known |= set(node.outputs)
+    for output in model.graph.outputs:
+        if output not in known and output.producer() is None:
+            raise ModelError(
+                f"{label}: the output '{output.name}' is produced by no node: export it again."
+            )
+    if not in_order:
+        try:
+            model.graph.sort()
+        except ValueError:
+            raise ModelError(
+                f"{label}: the nodes form a cycle, so no order of execution exists: export the "
+                "model again."
+            ) from None
+        model.was_sorted = False
+    return model
+
+
+def _read_evidence(proto: onnx.ModelProto) -> Evidence:
+    for entry in proto.metadata_props:
+        if entry.key == METADATA_KEY:
+            with contextlib.suppress(ValueError):
+                return Evidence.from_text(entry.value)
+    return Evidence()
+
+
+def _write_evidence(proto: onnx.ModelProto, evidence: Evidence) -> None:
+    others = [entry for entry in proto.metadata_props if entry.key != METADATA_KEY]
+    if evidence.rewrites or evidence.refusals:
+        others.append(onnx.StringStringEntryProto(key=METADATA_KEY, value=evidence.to_text()))
+    kept = [(entry.key, entry.value) for entry in others]
+    del proto.metadata_props[:]
+    for key, value in kept:
+        proto.metadata_props.add(key=key, value=value)
+
+
+@contextlib.contextmanager
+def _quiet_onnx_ir() -> Iterator[None]:
+    """onnx_ir logs what `_checked` turns into errors; say it once."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,311 @@
+"""The algebra of exact rewrites, checked on the weights themselves.
+
+A pass that widens layers claims what stands in every block of every new weight: the old weight
+unchanged, zeros, or a Dirac that copies channels. The host checks these claims on the arrays
+before it accepts the draft, with code that shares nothing with the pass: a rewrite that would need
+luck to be right is stopped here even if no test input shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.errors import GraphoptError
+from graphopt.ir.constants import constant
+from graphopt.ir.model import Model
+
+Array = npt.NDArray[Any]
+
+
+class ClaimError(GraphoptError):
+    """A claim about the weights does not hold: the rewrite is wrong."""
+
+
+class Claim(Protocol):
+    """A statement about a model before and after a pass."""
+
+    def check(self, before: Model, after: Model) -> None:
+        """Raises ClaimError where the statement is false."""
+        ...
+
+
+def check(claims: Iterable[Claim], before: Model, after: Model) -> None:
+    """Checks every claim.
+
+    Raises:
+        ClaimError: naming the tensor.
+    """
+    for claim in claims:
+        claim.check(before, after)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block of a weight seen as [output channel, input channel of the group, *kernel].
+
+    Attributes:
+        rows: output channels.
+        columns: input channels within the group.
+        kind: `old` (a block of the old weight, bit for bit), `zero`, or `dirac` (a matrix at some
+            taps of the kernel, zero at all others).
+        old_rows: for `old`, the output channels of the old weight.
+        old_columns: for `old`, its input channels.
+        matrix: for `dirac`, shape [len(rows), len(columns), len(taps)].
+        taps: for `dirac`, indices into the kernel; one empty index for a matrix product.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    kind: Literal["old", "zero", "dirac"]
+    old_rows: tuple[int, ...] = ()
+    old_columns: tuple[int, ...] = ()
+    matrix: Array | None = None
+    taps: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class WidenedWeight:
+    """Claims every element of one new weight.
+
+    Attributes:
+        new: tensor name in the model after the pass.
+        old: tensor name in the model before it.
+        new_value: the new weight as the pass made it, [output, input, *kernel].
+        old_value: the old weight as the pass found it, likewise. Where one pass widens a weight
+            twice (nested skips) the weight in between is in neither model; then, and only then,
+            the claim is checked on these.
+        blocks: must cover each element of the new weight exactly once.
+        transposed: whether the tensors are stored as [input, output] (Gemm).
+    """
+
+    new: str
+    old: str
+    new_value: Array
+    old_value: Array
+    blocks: tuple[Block, ...]
+    transposed: bool = False
+
+    def check(self, before: Model, after: Model) -> None:
+        """Compares the arrays block by block; see `Claim.check`."""
+        new = self._weight(after, self.new, self.new_value)
+        old = self._weight(before, self.old, self.old_value)
+        seen = np.zeros(new.shape[:2], int)
+        for block in self.blocks:
+            index = np.ix_(block.rows, block.columns)
+            seen[index] += 1
+            found = new[index]
+            if not np.array_equal(found, self._expected(block, old, found), equal_nan=True):
+                raise ClaimError(
+                    f"in the new weight '{self.new}' the {block.kind} block of output channels "
+                    f"{block.rows[0]}.. and inputs {block.columns[0]}.. is not what it must be"
+                )
+        if (seen != 1).any():
+            raise ClaimError(f"the claims do not cover the new weight '{self.new}' exactly once")
+
+    @staticmethod
+    def _expected(block: Block, old: Array, found: Array) -> Array:
+        if block.kind == "old":
+            return old[np.ix_(block.old_rows, block.old_columns)]
+        expected = np.zeros_like(found)
+        if block.kind == "dirac" and block.matrix is not None:
+            for number, tap in enumerate(block.taps):
+                at: Any = (slice(None), slice(None), *tap)
+                expected[at] = block.matrix[:, :, number]
+        return expected
+
+    def _weight(self, model: Model, name: str, between: Array) -> Array:
+        value = model.value_index().get(name)
+        if value is None:
+            return between
+        array = constant(value)
+        if array is None:
+            raise ClaimError(f"the weight '{name}' is not a constant of the model")
+        return array.swapaxes(0, 1) if self.transposed else array
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function as the algebra knows it, per channel where arrays are given.
+
+    Attributes:
+        function: relu, leaky (`slope` for negative values, broadcast over channels) or clip.
+        slope: for leaky; one for all channels, or one per channel.
+        low: lower bound of clip.
+        high: upper bound of clip.
+    """
+
+    function: Literal["relu", "leaky", "clip"]
+    slope: tuple[float, ...] = ()
+    low: float = -np.inf
+    high: float = np.inf
+
+    def __call__(self, x: Array) -> Array:
+        """Applies it to an array of shape [channel, sample]."""
+        match self.function:
+            case "relu":
+                return np.maximum(x, 0.0)
+            case "clip":
+                return np.clip(x, self.low, self.high)
+            case "leaky":
+                return np.where(x >= 0, x, x * np.asarray(self.slope)[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layer as the reserved channels see it: `activation(matrix @ channels + offset)`."""
+
+    matrix: Array
+    offset: Array
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CarriedChannels:
+    """Claims that the reserved channels arrive at the join as what the skip delivers.
+
+    Attributes:
+        steps: what each layer of the branch does to the reserved channels, the merge included.
+        skip: the matrix of the skip path, shape [output channel, input channel].
+        skip_bias: its bias, shape [output channel].
+        low: proved lower bound of the fork tensor, scalar or one per channel.
+        high: proved upper bound.
+        where: name of the skip, for messages.
+    """
+
+    steps: tuple[Step, ...]
+    skip: Array
+    skip_bias: Array
+    low: Array
+    high: Array
+    where: str
+    samples: int = 64
+
+    def check(self, before: Model, after: Model) -> None:
+        """Sends samples from the proved range through the reserved channels, in float64."""
+        channels = self.skip.shape[1]
+        rng = np.random.default_rng(0)
+        low = np.broadcast_to(np.maximum(self.low, -1e4), (channels,))[:, None]
+        high = np.broadcast_to(np.minimum(self.high, 1e4), (channels,))[:, None]
+        x = low + (high - low) * rng.random((channels, self.samples))
+        x = np.concatenate([x, low, high, np.clip(np.zeros_like(low), low, high)], axis=1)
+        state = x
+        for step in self.steps:
+            state = step.matrix @ state + step.offset[:, None]
+            if step.activation is not None:
+                state = step.activation(state)
+        wanted = self.skip @ x + self.skip_bias[:, None]
+        # each delivered value is one product or a sum over the skip's inputs, in float64
+        scale = np.abs(self.skip) @ np.abs(x) + np.abs(self.skip_bias)[:, None] + 1.0
+        carried = max(float(np.max(np.abs(step.offset), initial=0.0)) for step in self.steps)
+        if (np.abs(state - wanted) > 1e-12 * (scale + carried)).any():
+            worst = float(np.abs(state - wanted).max())
+            raise ClaimError(
+                f"the reserved channels of '{self.where}' deliver values off by {worst:.3g}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A linear operator on a window: weight [M, K, *kernel] without groups, bias [M]."""
+
+    weight: Array
+    bias: Array
+
+    def on_window(self, window: Array) -> Array:
+        """Its value for one output position: `window` has shape [K, *kernel]."""
+        axes = list(range(window.ndim))
+        summed = np.tensordot(
+            self.weight.astype(np.float64), window, axes=([a + 1 for a in axes], axes)
+        )
+        return np.asarray(summed + self.bias)
+
+    def on_points(self, points: Array) -> Array:
+        """Its value at every position of [K, *kernel] where it is pointwise."""
+        flat = self.weight.astype(np.float64).reshape(self.weight.shape[:2])
+        shift = self.bias.reshape(-1, *[1] * (points.ndim - 1))
+        return np.asarray(np.tensordot(flat, points, axes=1) + shift)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether the kernel has one tap."""
+        return all(size == 1 for size in self.weight.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """Claims that a new weight is the composition of two linear operators, of which at least one
+    is pointwise.
+
+    Attributes:
+        weight: tensor name of the new weight in the model after the pass.
+        bias: tensor name of its bias.
+        new: the same as the pass made it, without groups, for a weight that was fused on.
+        first: what came first.
+        second: what read it.
+        group: groups of the new weight.
+        transposed: whether it is stored as [input, output].
+    """
+
+    weight: str
+    bias: str
+    new: Map
+    first: Map
+    second: Map
+    group: int = 1
+    transposed: bool = False
+
+    def check(self, before: Model, after: Model) -> None:
+        """Sends random windows through both, in float64; see `Claim.check`."""
+        new = self._new(after)
+        rng = np.random.default_rng(0)
+        kernel = (self.second if self.first.is_pointwise else self.first).weight.shape[2:]
+        u = (
+            float(np.finfo(self.new.weight.dtype).eps)
+            if self.new.weight.dtype.kind == "f"
+            else 2.0**-7
+        )
+        for _ in range(4):
+            window = rng.standard_normal((self.first.weight.shape[1], *kernel))
+            if self.first.is_pointwise:
+                wanted = self.second.on_window(self.first.on_points(window))
+            else:
+                wanted = self.second.on_points(self.first.on_window(window))
+            found = new.on_window(window)
+            size = np.abs(new.weight.astype(np.float64)).sum(axis=tuple(range(1, new.weight.ndim)))
+            bound = (
+                4 * u * (size + np.abs(new.bias) + np.abs(wanted)) * max(1.0, np.abs(window).max())
+            )
+            if (np.abs(found - wanted) > bound).any():
+                worst = float(np.abs(found - wanted).max())
+                raise ClaimError(
+                    f"the weight '{self.weight}' is not the composition of what it replaces "
+                    f"(off by {worst:.3g})"
+                )
+
+    def _new(self, model: Model) -> Map:
+        index = model.value_index()
+        if self.weight not in index:
+            return self.new
+        weight, bias = constant(index[self.weight]), constant(index.get(self.bias))
+        if weight is None or bias is None:
+            raise ClaimError(f"the weight '{self.weight}' is not a constant of the model")
+        if self.transposed:
+            weight = weight.swapaxes(0, 1)
+        return Map(ungrouped(weight, self.group), bias.astype(np.float64))
+
+
+def ungrouped(weight: Array, group: int) -> Array:
+    """A grouped weight [M, K / group, *kernel] as a dense one [M, K, *kernel]."""
+    if group == 1:
+        return weight
+    rows, columns = weight.shape[0] // group, weight.shape[1]
+    wide = np.zeros((weight.shape[0], columns * group, *weight.shape[2:]), weight.dtype)
+    for g in range(group):
+        block = slice(g * rows, (g + 1) * rows)
+        wide[block, g * columns : (g + 1) * columns] = weight[block]
+    return wide

@@ -1,0 +1,281 @@
+"""Whether two models compute the same: run both on inputs that hurt and compare."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.ir.fingerprint import fingerprint
+from graphopt.ir.layers import data_tensors
+from graphopt.ir.model import Model
+from graphopt.verify.inputs import Case, cases
+from graphopt.verify.runtime import CannotRun, runner
+from graphopt.verify.tolerance import allowed, disturbed
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, float], None]
+
+INNER_PROBES = 8
+"""Inner tensors that are compared where the outputs do not depend on the input."""
+
+MAX_NOISE = 0.05
+"""A tensor whose rounding noise is a larger share of its values than this proves nothing."""
+
+
+class Status(enum.Enum):
+    """The verdict of a comparison."""
+
+    UNCHANGED = "unchanged"
+    """The graphs and weights are identical: there is nothing to compare."""
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    INCONCLUSIVE = "inconclusive"
+    """Nothing tells: no tensor depends on the input, or all drown in rounding noise."""
+    NOT_RUN = "not run"
+    """No runtime on this machine executes the model."""
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """The worst error of one tensor over all inputs.
+
+    Attributes:
+        tensor: its name.
+        absolute: the error, absolute.
+        relative: relative to the largest magnitude in the original's tensor.
+        noise: rounding noise of the original on that input, relative likewise.
+        tolerance: greatest error allowed on that input, relative likewise.
+        case: the input on which the error came closest to its tolerance.
+        telling: whether the tensor depends on the input and rises above its noise.
+        inner: whether it is an inner tensor.
+    """
+
+    tensor: str
+    absolute: float
+    relative: float
+    noise: float
+    tolerance: float
+    case: str
+    telling: bool
+    inner: bool = False
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How the equivalence of two models was checked, and what came out."""
+
+    status: Status
+    reason: str
+    errors: tuple[OutputError, ...] = ()
+    cases: tuple[str, ...] = ()
+
+    @property
+    def worst(self) -> OutputError | None:
+        """The tensor whose error came closest to its tolerance, of those that tell anything."""
+        telling = [error for error in self.errors if error.telling]
+        return max(telling or self.errors, key=_share, default=None)
+
+
+def compare(
+    before: Model,
+    after: Model,
+    *,
+    probes: Sequence[str] = (),
+    seconds: float = 20.0,
+    seed: int = 0,
+    progress: Progress = lambda text, share: None,
+) -> Verification:
+    """Compares two models on inputs that hurt.
+
+    Args:
+        before: the original.
+        after: the model that must compute the same.
+        probes: inner tensors present in both under the same name, compared as well.
+        seconds: after about this long no further input is tried (four always are).
+        seed: of the random inputs.
+        progress: called with a sentence and a share between 0 and 1.
+
+    Returns:
+        The verdict. Integer and boolean tensors must agree exactly, float ones within the
+        tolerance of `tolerance.allowed`; NaN and infinities must stand in the same places. Where
+        the outputs do not depend on the input, inner tensors are compared before giving up.
+    """
+    if fingerprint(before) == fingerprint(after):
+        return Verification(Status.UNCHANGED, "the graph and its weights are the same")
+    mismatch = _interfaces_differ(before, after)
+    if mismatch:
+        return Verification(Status.DIFFERENT, mismatch)
+    found = _run(before, after, probes, seconds, seed, progress)
+    if found.status is Status.INCONCLUSIVE:
+        inner = tuple(dict.fromkeys((*probes, *_common(before, after))))
+        if set(inner) != set(probes):
+            return _run(before, after, inner, seconds, seed, progress)
+    return found
+
+
+def _common(before: Model, after: Model) -> list[str]:
+    """The last inner tensors that both models make under the same name."""
+    outputs = {value.name for value in before.graph.outputs}
+    shared = data_tensors(before) & data_tensors(after)
+    names = [output.name for node in before.graph for output in node.outputs]
+    return [name for name in names if name in shared and name not in outputs and name][
+        -INNER_PROBES:
+    ]
+
+
+def _run(
+    before: Model,
+    after: Model,
+    probes: Sequence[str],
+    seconds: float,
+    seed: int,
+    progress: Progress,
+) -> Verification:
+    try:
+        runners = tuple(runner(model, probes) for model in (before, after, disturbed(before)))
+    except CannotRun as error:
+        return Verification(Status.NOT_RUN, str(error))
+    outputs = {value.name for value in before.graph.outputs if value.name}
+    tallies: dict[str, _Tally] = {}
+    done: list[str] = []
+    refused = ""
+    plan = list(cases(before, seed))
+    start = time.perf_counter()
+    for number, case in enumerate(plan):
+        if len(done) >= 4 and time.perf_counter() - start > seconds:
+            break
+        progress(f"comparing on {case.name}", number / len(plan))
+        try:
+            expected, noisy = runners[0].run(case.feeds), runners[2].run(case.feeds)
+        except CannotRun as error:
+            refused = str(error)
+            continue
+        try:
+            found = runners[1].run(case.feeds)
+        except CannotRun as error:
+            return Verification(Status.DIFFERENT, f"on {case.name} the new model fails: {error}")
+        done.append(case.name)
+        for name, array in expected.items():
+            tally = tallies.setdefault(name, _Tally(name, name not in outputs))
+            tally.add(case, array, found.get(name), noisy.get(name))
+    if not done:
+        return Verification(Status.NOT_RUN, f"the original runs on none of the inputs: {refused}")
+    return _verdict(tuple(tallies.values()), tuple(done))
+
+
+def _verdict(tallies: Sequence[_Tally], done: tuple[str, ...]) -> Verification:
+    errors = tuple(tally.error() for tally in tallies)
+    failed = next((tally.failed for tally in tallies if tally.failed), None)
+    if failed:
+        return Verification(Status.DIFFERENT, failed, errors, done)
+    silent = ", ".join(e.tensor for e in errors if not e.telling and not e.inner)
+    if not any(e.telling for e in errors):
+        reason = (
+            f"nothing compared depends on the input ({silent or 'no output at all'}), so equal values "
+            "prove nothing; the claims about the weights were still checked"
+        )
+        return Verification(Status.INCONCLUSIVE, reason, errors, done)
+    reason = f"{len(done)} inputs, every error within its tolerance"
+    if silent:
+        inner = sum(e.telling for e in errors if e.inner)
+        reason += f"; {silent} does not depend on the input, {inner} inner tensors do"
+    return Verification(Status.EQUAL, reason, errors, done)
+
+
+@dataclass
+class _Tally:
+    """What is collected of one tensor while the inputs run."""
+
+    name: str
+    inner: bool
+    worst: OutputError | None = None
+    failed: str | None = None
+    seen: set[bytes] = field(default_factory=set)
+    varied: bool = False
+    audible: bool = False
+
+    def add(self, case: Case, a: Array, b: Array | None, noisy: Array | None) -> None:
+        """Compares the tensor on one input: the original's `a`, the new model's `b`, and what the
+        disturbed original gives.
+        """
+        if b is None or a.shape != b.shape or a.dtype != b.dtype:
+            have = "missing" if b is None else f"{b.dtype}{list(b.shape)}"
+            self._fail(case, f"'{self.name}' is {have} instead of {a.dtype}{list(a.shape)}")
+            return
+        if len(self.seen) < 4:
+            self.seen.add(a.tobytes())
+        if a.dtype.kind not in "fV":
+            self.varied, self.audible = self.varied or a.size > 0, True
+            if not np.array_equal(a, b):
+                self._fail(
+                    case, f"{int((a != b).sum())} of {a.size} values of '{self.name}' differ"
+                )
+            return
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        finite = np.isfinite(x)
+        if not np.array_equal(finite, np.isfinite(y)) or not np.array_equal(
+            x[~finite], y[~finite], equal_nan=True
+        ):
+            self._fail(case, f"NaN or infinite values of '{self.name}' stand in other places")
+            return
+        if finite.any():
+            z = x if noisy is None else np.where(np.isfinite(noisy), noisy.astype(np.float64), x)
+            self._compare(case, a.dtype, x[finite], y[finite], z[finite])
+
+    def _compare(self, case: Case, dtype: Any, x: Array, y: Array, z: Array) -> None:
+        size = float(np.abs(x).max()) or 1.0
+        error = float(np.abs(x - y).max())
+        bound, noise = allowed(x, z, dtype)
+        self.varied = self.varied or x.size == 1 or float(np.ptp(x)) > 0
+        self.audible = self.audible or noise <= MAX_NOISE * size
+        found = OutputError(
+            self.name, error, error / size, noise / size, bound / size, case.name, False, self.inner
+        )
+        if self.worst is None or _share(found) > _share(self.worst):
+            self.worst = found
+        if error > bound:
+            self._fail(
+                case,
+                f"the error of '{self.name}' is {error / size:.2g} of its largest value, "
+                f"{error / bound if bound else np.inf:.3g} times the tolerance",
+            )
+
+    def _fail(self, case: Case, text: str) -> None:
+        self.failed = self.failed or f"on {case.name} {text}"
+
+    def error(self) -> OutputError:
+        """The worst of this tensor."""
+        telling = self.varied and self.audible and len(self.seen) > 1
+        worst = self.worst
+        if worst is None:
+            size = np.inf if self.failed else 0.0
+            return OutputError(self.name, size, size, 0.0, 0.0, "", telling, self.inner)
+        return OutputError(**{**vars(worst), "telling": telling})
+
+
+def _share(error: OutputError) -> float:
+    return error.relative / error.tolerance if error.tolerance else error.relative
+
+
+def _interfaces_differ(before: Model, after: Model) -> str | None:
+    for side in ("inputs", "outputs"):
+        old, new = (_interface(model, side) for model in (before, after))
+        if old != new:
+            return f"the {side} are {new} instead of {old}"
+    return None
+
+
+def _interface(model: Model, side: str) -> list[str | None]:
+    """Names of the inputs (weights among them left out) or outputs."""
+    weights = model.graph.initializers
+    return [
+        value.name
+        for value in getattr(model.graph, side)
+        if side == "outputs" or value.name not in weights
+    ]

@@ -1,0 +1,106 @@
+"""How far two float evaluations of the same function may lie apart, on one input.
+
+A rewrite that is exact over the reals re-associates sums. Rounding a sum of n products disturbs it
+by about u sqrt(n) times the size of its terms (u: unit roundoff; Higham, Accuracy and Stability of
+Numerical Algorithms, section 2.8, on the random walk behind the n u bound); layers add up, and
+what an early layer disturbs the later ones pass on, damp or amplify. Instead of bounding that from
+above, it is measured on each input (Monte Carlo arithmetic: Parker 1997): every weight of a copy of
+the original is disturbed by u sqrt(n) at random, and the change of an output is the size of the
+rounding noise there. So the tolerance follows the depth, the length and the size of the sums, and
+where a sum cancels it knows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+from graphopt.ir.constants import constant
+from graphopt.ir.layers import Layers
+from graphopt.ir.model import Model, node_label
+
+Array = npt.NDArray[Any]
+
+SPREAD = 8.0
+"""The tolerance over the noise of one random draw: four standard deviations for the worst of many
+outputs, twice, as the rewritten sums are up to about four times as long."""
+
+FLOOR = 16.0
+"""Unit roundoffs, relative to the largest output, that are always granted."""
+
+_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
+
+
+def roundoff(dtype: Any) -> float:
+    """Unit roundoff u of a float type; that of float32 for any other."""
+    return _ROUNDOFF.get(str(np.dtype(dtype)), _ROUNDOFF["float32"])
+
+
+def disturbed(model: Model, seed: int = 0) -> Model:
+    """A copy whose weights are off by u sqrt(n), n being the number of terms in the sums that each
+    takes part in.
+    """
+    copy = model.clone()
+    rng = np.random.default_rng(seed)
+    lengths = {
+        layer.name: max(1, layer.multiply_adds // (layer.output.elements() or 1))
+        for layer in model.analyses.get(Layers(fuse=False))
+    }
+    for node in copy.graph:
+        if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
+            continue
+        for index, value in enumerate(node.inputs):
+            array = _weight(value)
+            if array is None or array.dtype.kind not in "fV" or array.size == 0:
+                continue
+            terms = lengths.get(node_label(node), 1) if index == 1 else 1
+            step = roundoff(array.dtype) * math.sqrt(terms)
+            noise = (1 + step * rng.standard_normal(array.shape)).astype(np.float64)
+            node.replace_input_with(
+                index,
+                _initializer(
+                    copy, f"{node_label(node)}.{index}", (array * noise).astype(array.dtype)
+                ),
+            )
+    copy.analyses.keep_only(())
+    return copy
+
+
+def _weight(value: onnx_ir.Value | None) -> Array | None:
+    """A constant, or a weight that is a graph input as well."""
+    if value is not None and value.is_graph_input() and value.const_value is not None:
+        return value.const_value.numpy()
+    return constant(value)
+
+
+def _initializer(model: Model, name: str, array: Array) -> onnx_ir.Value:
+    unique = f"{name}.disturbed"
+    value = onnx_ir.Value(
+        name=unique,
+        shape=onnx_ir.Shape(array.shape),
+        const_value=onnx_ir.tensor(array, name=unique),
+    )
+    value.type = onnx_ir.TensorType(value.const_value.dtype)  # type: ignore[union-attr]
+    model.graph.register_initializer(value)
+    return value
+
+
+def allowed(expected: Array, noisy: Array, dtype: Any) -> tuple[float, float]:
+    """The greatest absolute error allowed for one tensor on one input, and the noise in it.
+
+    Args:
+        expected: the original's values, float64, finite ones only.
+        noisy: the disturbed copy's values at the same places.
+        dtype: the tensor's own type.
+
+    Returns:
+        The tolerance and the noise, both absolute.
+    """
+    noise = float(np.abs(expected - noisy).max(initial=0.0))
+    size = float(np.abs(expected).max(initial=0.0))
+    return SPREAD * noise + FLOOR * roundoff(dtype) * size, noise

@@ -1,0 +1,1 @@
+"""Analyses and rewrites that plug into graphopt by entry point."""

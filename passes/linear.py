@@ -1,0 +1,350 @@
+"""`Linear`: a convolution or matrix product, read out of the graph and written back widened.
+
+Every exact rewrite here is arithmetic on weights seen as [output, input of the group, *kernel],
+whatever the operator; this is the one place that knows how Conv and Gemm store them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+from graphopt.ir.constants import constant
+from graphopt.ir.model import Model, node_label
+from graphopt.verify.algebra import Composed, Map, ungrouped
+
+Array = npt.NDArray[Any]
+
+
+class NotLinear(Exception):
+    """The node is no linear operator with constant weights; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """One linear operator with constant weights.
+
+    Attributes:
+        node: the ONNX node.
+        weight: shape [M, K / group, *kernel]; kernel is empty for a matrix product.
+        bias: shape [M]; zeros where the node has none.
+        group: number of groups (1 for a matrix product).
+        strides: per spatial axis.
+        dilations: per spatial axis.
+        pads_begin: per spatial axis, resolved to numbers.
+        pads_end: per spatial axis.
+        transposed: whether the node stores its weight as [input, output].
+        weight_name: tensor name of the weight in the graph.
+    """
+
+    node: onnx_ir.Node
+    weight: Array
+    bias: Array
+    group: int = 1
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads_begin: tuple[int, ...] = ()
+    pads_end: tuple[int, ...] = ()
+    transposed: bool = False
+
+    @property
+    def label(self) -> str:
+        """How reports call the node."""
+        return node_label(self.node)
+
+    @property
+    def inputs(self) -> int:
+        """Input channels K."""
+        return int(self.weight.shape[1]) * self.group
+
+    @property
+    def outputs(self) -> int:
+        """Output channels M."""
+        return int(self.weight.shape[0])
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Kernel sizes; empty for a matrix product."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether it is a convolution."""
+        return self.node.op_type == "Conv"
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output position reads one input position: 1x1, unpadded, or a product."""
+        return all(k == 1 for k in self.kernel) and not any(self.pads_begin + self.pads_end)
+
+    @property
+    def weight_name(self) -> str:
+        """Tensor name of the weight."""
+        value = self.node.inputs[1]
+        return (value.name if value is not None else None) or ""
+
+    def dense(self) -> Array:
+        """The weight without groups: [M, K, *kernel]."""
+        return ungrouped(self.weight, self.group)
+
+    def as_map(self) -> Map:
+        """What it computes, for the algebra."""
+        return Map(self.dense(), self.bias.astype(np.float64))
+
+    @classmethod
+    def read(cls, node: onnx_ir.Node, shape: tuple[Any, ...] | None = None) -> Linear:
+        """Reads a Conv, or a Gemm with constant weights.
+
+        Args:
+            node: the node.
+            shape: shape of its input, needed only to resolve auto_pad.
+
+        Raises:
+            NotLinear: it is another operator, its weights are not constants, or its padding
+                cannot be resolved to numbers.
+        """
+        if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "Gemm"):
+            raise NotLinear(f"{node_label(node)} is a {node.op_type}")
+        weight = constant(node.inputs[1])
+        if weight is None:
+            source = node.inputs[1].producer() if node.inputs[1] is not None else None
+            made = f" (made by {source.op_type})" if source is not None else ""
+            raise NotLinear(f"the weight of {node_label(node)} is not a constant{made}")
+        if not np.issubdtype(weight.dtype, np.floating) and weight.dtype.kind != "V":
+            raise NotLinear(f"the weight of {node_label(node)} is of type {weight.dtype}")
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = constant(given)
+        if given is not None and bias is None:
+            raise NotLinear(f"the bias of {node_label(node)} is not a constant")
+        if node.op_type == "Gemm":
+            return cls._read_gemm(node, weight, bias)
+        return cls._read_conv(node, weight, bias, shape)
+
+    @classmethod
+    def _read_gemm(cls, node: onnx_ir.Node, weight: Array, bias: Array | None) -> Linear:
+        attributes = node.attributes
+        if (
+            attributes.get_float("alpha", 1.0) != 1.0
+            or attributes.get_float("beta", 1.0) != 1.0
+            or attributes.get_int("transA", 0) != 0
+        ):
+            raise NotLinear(f"{node_label(node)} is a Gemm with alpha, beta or transA")
+        transposed = not attributes.get_int("transB", 0)
+        if transposed:
+            weight = weight.T
+        rows = weight.shape[0]
+        if bias is None:
+            bias = np.zeros(rows, weight.dtype)
+        elif bias.size not in (1, rows) or bias.size != max(bias.shape, default=1):
+            raise NotLinear(f"the bias of {node_label(node)} is not one number per output")
+        bias = np.broadcast_to(bias.reshape(-1), (rows,)).copy()
+        return cls(node, weight, bias, transposed=transposed)
+
+    @classmethod
+    def _read_conv(
+        cls, node: onnx_ir.Node, weight: Array, bias: Array | None, shape: tuple[Any, ...] | None
+    ) -> Linear:
+        attributes = node.attributes
+        kernel = weight.shape[2:]
+        ones = (1,) * len(kernel)
+        strides = tuple(attributes.get_ints("strides", ones) or ones)
+        dilations = tuple(attributes.get_ints("dilations", ones) or ones)
+        begin, end = _pads(node, kernel, strides, dilations, shape)
+        if bias is None:
+            bias = np.zeros(weight.shape[0], weight.dtype)
+        return cls(
+            node,
+            weight,
+            bias,
+            group=attributes.get_int("group", 1) or 1,
+            strides=strides,
+            dilations=dilations,
+            pads_begin=begin,
+            pads_end=end,
+        )
+
+    def tap(self, offset: Sequence[int]) -> tuple[int, ...] | None:
+        """Index of the kernel tap that reads input position `i * stride + offset`.
+
+        That is (pad_begin + offset) / dilation on each axis, not the centre of the kernel; None
+        where it is no integer inside the kernel.
+        """
+        taps = []
+        for axis, size in enumerate(self.kernel):
+            index, rest = divmod(self.pads_begin[axis] + offset[axis], self.dilations[axis])
+            if rest or not 0 <= index < size:
+                return None
+            taps.append(index)
+        return tuple(taps)
+
+    def reads_inside(
+        self, tap: Sequence[int], length_in: Sequence[Any], length_out: Sequence[Any]
+    ) -> bool:
+        """Whether this tap never reads the padding at the end, for sizes known or not.
+
+        The last output reads at most `pad_end - dilation * (kernel - 1 - tap)` positions beyond
+        the input; where the sizes are numbers the strides are counted exactly.
+        """
+        for axis, index in enumerate(tap):
+            behind = self.dilations[axis] * (self.kernel[axis] - 1 - index)
+            if behind >= self.pads_end[axis]:
+                continue
+            n, m = length_in[axis], length_out[axis]
+            if not isinstance(n, int) or not isinstance(m, int):
+                return False
+            start = index * self.dilations[axis] - self.pads_begin[axis]
+            if (m - 1) * self.strides[axis] + start > n - 1:
+                return False
+        return True
+
+
+def _pads(
+    node: onnx_ir.Node,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    shape: tuple[Any, ...] | None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rank = len(kernel)
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        pads = node.attributes.get_ints("pads", (0,) * (2 * rank)) or (0,) * (2 * rank)
+        if min(pads, default=0) < 0:
+            raise NotLinear(f"{node_label(node)} has negative pads")
+        return tuple(pads[:rank]), tuple(pads[rank:])
+    if mode == "VALID":
+        return (0,) * rank, (0,) * rank
+    sizes = shape[2:] if shape is not None else ()
+    if len(sizes) != rank or not all(isinstance(size, int) for size in sizes):
+        raise NotLinear(
+            f"{node_label(node)} pads by auto_pad={mode} and its input has no fixed size"
+        )
+    begin, end = [], []
+    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max(0, (math.ceil(size / stride) - 1) * stride + dilation * (k - 1) + 1 - size)
+        small, large = total // 2, total - total // 2
+        begin.append(small if mode == "SAME_UPPER" else large)
+        end.append(large if mode == "SAME_UPPER" else small)
+    return tuple(begin), tuple(end)
+
+
+@dataclass(frozen=True, eq=False)
+class NewLinear:
+    """What a rewritten linear operator shall be.
+
+    Attributes:
+        like: the operator whose strides, dilations and pads it takes.
+        weight: shape [M', K' / group, *kernel].
+        bias: shape [M'].
+        group: number of groups.
+        strides: where they are not those of `like`.
+    """
+
+    like: Linear
+    weight: Array
+    bias: Array
+    group: int = 1
+
+    strides: tuple[int, ...] | None = None
+
+    def build(self, source: onnx_ir.Value, output: str, initializers: Initializers) -> Built:
+        """Makes the node, reading `source`, and its weights as new initializers.
+
+        Returns:
+            The node, not yet in the graph, and the tensor names of its weight and bias.
+        """
+        like = self.like
+        dtype = like.weight.dtype
+        stored = self.weight.swapaxes(0, 1) if like.transposed else self.weight
+        weight = initializers.add(f"{like.weight_name}", np.ascontiguousarray(stored, dtype))
+        bias = initializers.add(f"{like.label}.bias", self.bias.astype(dtype))
+        attributes: dict[str, Any] = (
+            {
+                "kernel_shape": list(self.weight.shape[2:]),
+                "strides": list(like.strides if self.strides is None else self.strides),
+                "dilations": list(like.dilations),
+                "pads": list(like.pads_begin + like.pads_end),
+                "group": self.group,
+            }
+            if like.is_conv
+            else {"transB": 0 if like.transposed else 1}
+        )
+        node = onnx_ir.node(
+            like.node.op_type,
+            [source, weight, bias],
+            attributes=attributes,
+            name=like.node.name,
+        )
+        node.outputs[0].name = output
+        node.metadata_props.update(like.node.metadata_props)
+        return Built(node, weight.name or "", bias.name or "")
+
+    def composition(self, built: Built, first: Map, second: Map) -> Composed:
+        """The claim that this operator does what `first` and then `second` did."""
+        dtype = self.like.weight.dtype
+        dense = ungrouped(self.weight, self.group).astype(dtype)
+        new = Map(dense, self.bias.astype(dtype).astype(np.float64))
+        return Composed(
+            built.weight, built.bias, new, first, second, self.group, self.like.transposed
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A node made from a `NewLinear`, and the tensor names of its weights."""
+
+    node: onnx_ir.Node
+    weight: str
+    bias: str
+
+
+class Initializers:
+    """Adds initializers to a graph under names that are not taken."""
+
+    def __init__(self, graph: onnx_ir.Graph, taken: set[str]) -> None:
+        self._graph = graph
+        self._taken = taken
+
+    def fresh(self, stem: str) -> str:
+        """`stem` with a number behind it that makes the name new."""
+        number = 1
+        while f"{stem}.{number}" in self._taken:
+            number += 1
+        name = f"{stem}.{number}"
+        self._taken.add(name)
+        return name
+
+    def add(self, stem: str, array: Array) -> onnx_ir.Value:
+        """A new initializer named after `stem` that holds `array`."""
+        name = self.fresh(stem)
+        tensor = onnx_ir.tensor(array, name=name)
+        value = onnx_ir.Value(
+            name=name,
+            shape=onnx_ir.Shape(array.shape),
+            type=onnx_ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        self._graph.register_initializer(value)
+        return value
+
+
+def replace_output(model: Model, old: onnx_ir.Node, new: onnx_ir.Node) -> None:
+    """Puts `new` into the graph in place of `old`; its output takes over the name, the shape, the
+    metadata and the readers of the old one.
+    """
+    before, after = old.outputs[0], new.outputs[0]
+    model.graph.insert_before(old, new)
+    after.shape, after.type = before.shape, before.type
+    after.meta.update(before.meta)
+    after.metadata_props.update(before.metadata_props)
+    name = before.name
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
+    model.graph.remove(old, safe=True)
+    before.name = None
+    after.name = name

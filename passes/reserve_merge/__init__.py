@@ -1,0 +1,5 @@
+"""Reserve and merge: removes a residual join exactly (RMNet, sections 4.1 to 4.4)."""
+
+from passes.reserve_merge.rewrite import ReserveMerge
+
+__all__ = ["ReserveMerge"]

@@ -1,0 +1,344 @@
+"""What the skip path does, as one linear map: `s(x)[o, i] = sum P[o, c, t] x[c, i s + a + t] + b[o]`.
+
+Identity, 1x1 projections, average pools, strided slices with zero channels (option A in all its
+spellings) and constant scales differ only in P, s, a and b.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+from graphopt.ir.constants import constant, scalar
+from graphopt.ir.model import node_label
+from graphopt.ir.shapes import ShapeTable
+from passes.linear import Linear, NotLinear
+from passes.norm_folding import Affine, CannotFold, affine_of
+from passes.reserve_merge.refused import Refused
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SkipMap:
+    """A linear map from the fork to the join.
+
+    Attributes:
+        taps: shape [M, K, *kernel], float64.
+        bias: shape [M], float64.
+        strides: per spatial axis.
+        start: input position that output 0 reads with its first tap, per spatial axis.
+        dilations: distance of the taps, per spatial axis.
+        nodes: labels of the nodes that it stands for.
+    """
+
+    taps: Array
+    bias: Array
+    strides: tuple[int, ...]
+    start: tuple[int, ...]
+    dilations: tuple[int, ...]
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output position depends on one input position."""
+        return all(size == 1 for size in self.taps.shape[2:])
+
+    @property
+    def matrix(self) -> Array:
+        """P summed over its taps, shape [M, K]; for a pointwise map, P itself."""
+        total: Array = self.taps.reshape(*self.taps.shape[:2], -1).sum(axis=2)
+        return total
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it passes the tensor on unchanged."""
+        rows, columns = self.taps.shape[:2]
+        return (
+            rows == columns
+            and self.is_pointwise
+            and not self.bias.any()
+            and not any(self.start)
+            and all(stride == 1 for stride in self.strides)
+            and np.array_equal(self.matrix, np.eye(rows))
+        )
+
+    @classmethod
+    def identity(cls, channels: int, axes: int) -> SkipMap:
+        """The identity on `channels` channels and `axes` spatial axes."""
+        one, zero = (1,) * axes, (0,) * axes
+        taps = np.eye(channels).reshape(channels, channels, *one)
+        return cls(taps, np.zeros(channels), one, zero, one)
+
+    def scaled(self, affine: Affine) -> SkipMap:
+        """This map, then a per-channel scale and shift."""
+        rows = self.taps.shape[0]
+        scale, shift = (np.broadcast_to(a, (rows,)) for a in (affine.scale, affine.shift))
+        taps = self.taps * scale.reshape(rows, *[1] * (self.taps.ndim - 1))
+        return replace(self, taps=taps, bias=self.bias * scale + shift)
+
+    def then_matrix(self, matrix: Array, bias: Array) -> SkipMap:
+        """This map, then a matrix over the channels."""
+        taps = np.tensordot(matrix, self.taps, axes=1)
+        return replace(self, taps=taps, bias=matrix @ self.bias + bias)
+
+    def then_strided(self, strides: tuple[int, ...], start: tuple[int, ...]) -> SkipMap:
+        """This map, read at every `strides`-th position from `start` on."""
+        moved = tuple(a + s * b for a, s, b in zip(self.start, self.strides, start, strict=True))
+        jump = tuple(s * t for s, t in zip(self.strides, strides, strict=True))
+        return replace(self, start=moved, strides=jump)
+
+    def then_conv(self, linear: Linear) -> SkipMap:
+        """This map, then a convolution or matrix product."""
+        dense = linear.dense().astype(np.float64)
+        if linear.is_pointwise:
+            matrix = dense.reshape(dense.shape[0], dense.shape[1])
+            here = self.then_matrix(matrix, linear.bias.astype(np.float64))
+            return (
+                here.then_strided(linear.strides, (0,) * len(linear.strides))
+                if linear.strides
+                else here
+            )
+        if not self.is_pointwise or any(s != 1 for s in self.strides) or any(self.start):
+            raise Refused("skip-not-simple", "the skip path holds two spatial operators in a row")
+        if any(linear.pads_begin + linear.pads_end) and self.bias.any():
+            raise Refused("padded-border", f"{linear.label} on the skip path pads a shifted tensor")
+        matrix = self.matrix
+        return SkipMap(
+            taps=np.einsum("mk...,kc->mc...", dense, matrix),
+            bias=linear.bias + dense.reshape(*dense.shape[:2], -1).sum(axis=2) @ self.bias,
+            strides=linear.strides,
+            start=tuple(-pad for pad in linear.pads_begin),
+            dilations=linear.dilations,
+        )
+
+
+def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) -> SkipMap:
+    """The map from `fork` to `value`.
+
+    Raises:
+        Refused: the path holds something that is not linear, or whose parameters are not known.
+    """
+    nodes: list[onnx_ir.Node] = []
+    here = value
+    while here is not fork:
+        node = here.producer()
+        if node is None:
+            raise Refused(
+                "not-from-fork", f"the skip path starts at '{here.name}', not at the fork"
+            )
+        nodes.append(node)
+        here = _source(node, fork)
+    shape = shapes[fork.name or ""].shape
+    if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
+        raise Refused("unknown-shape", f"the number of channels of '{fork.name}' is not known")
+    result = SkipMap.identity(shape[1], len(shape) - 2)
+    for node in reversed(nodes):
+        step = _STEPS.get(node.op_type)
+        if step is None or node.domain not in ("", "ai.onnx"):
+            raise Refused(
+                "skip-not-linear", f"{node_label(node)} on the skip path is a {node.op_type}"
+            )
+        result = step(result, node, shapes)
+    return replace(result, nodes=tuple(node_label(node) for node in reversed(nodes)))
+
+
+def _source(node: onnx_ir.Node, fork: onnx_ir.Value) -> onnx_ir.Value:
+    """The input through which the data comes."""
+    data = [v for v in node.inputs if v is not None and (v is fork or not _is_weight(v))]
+    if len(data) != 1:
+        raise Refused(
+            "skip-not-simple", f"{node_label(node)} on the skip path joins several tensors itself"
+        )
+    return data[0]
+
+
+def _is_weight(value: onnx_ir.Value) -> bool:
+    """Whether a tensor carries no data: a constant, or computed from shapes only."""
+    if value.is_graph_input():
+        return False
+    node = value.producer()
+    if node is None or node.op_type in ("Constant", "Shape", "Size"):
+        return True
+    return all(_is_weight(source) for source in node.inputs if source is not None)
+
+
+def _identity(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+    if node.op_type == "Dropout" and len(node.inputs) > 2 and scalar(node.inputs[2]) != 0:
+        raise Refused("training-mode", f"{node_label(node)} is a Dropout in training mode")
+    return before
+
+
+def _conv(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+    source = node.inputs[0]
+    try:
+        linear = Linear.read(node, shapes[source.name or ""].shape if source is not None else None)
+    except NotLinear as error:
+        raise Refused("runtime-weights", str(error)) from error
+    return before.then_conv(linear)
+
+
+def _affine(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+    try:
+        affine = affine_of(node, shapes)
+    except CannotFold as error:
+        raise Refused(error.code, f"{node_label(node)} on the skip path: {error}") from error
+    if affine is None:
+        raise Refused(
+            "skip-not-linear", f"{node_label(node)} on the skip path is no per-channel constant"
+        )
+    return before.scaled(affine)
+
+
+def _average_pool(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+    """An average without padding and without cut windows is a convolution with equal weights."""
+    attributes = node.attributes
+    kernel = tuple(attributes.get_ints("kernel_shape", ()) or ())
+    axes = len(kernel)
+    strides = tuple(attributes.get_ints("strides", (1,) * axes) or ())
+    dilations = tuple(attributes.get_ints("dilations", (1,) * axes) or (1,) * axes)
+    pads = attributes.get_ints("pads", (0,) * 2 * axes) or ()
+    if any(pads) or attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise Refused("pooled-border", f"{node_label(node)} averages over padding")
+    source = node.inputs[0]
+    shape = shapes[source.name or ""].shape if source is not None else None
+    if attributes.get_int("ceil_mode", 0):
+        sizes = shape[2:] if shape is not None else (None,) * axes
+        for size, k, stride in zip(sizes, kernel, strides, strict=True):
+            if not isinstance(size, int) or (size - k) % stride:
+                raise Refused(
+                    "pooled-border", f"{node_label(node)} rounds up and averages a cut window"
+                )
+    if not before.is_pointwise or any(s != 1 for s in before.strides) or any(before.start):
+        raise Refused("skip-not-simple", "the skip path holds two spatial operators in a row")
+    window = np.full(kernel, 1.0 / math.prod(kernel))
+    return replace(
+        before,
+        taps=before.matrix.reshape(*before.taps.shape[:2], *(1,) * axes) * window,
+        strides=strides,
+        dilations=dilations,
+    )
+
+
+def _slice(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+    source = node.inputs[0]
+    shape = shapes[source.name or ""].shape if source is not None else None
+    if shape is None:
+        raise Refused("unknown-shape", f"the shape before {node_label(node)} is not known")
+    starts, ends, axes, steps = _slice_arguments(node, len(shape))
+    result = before
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = shape[axis]
+        if step < 1 or (start < 0 and not isinstance(size, int)):
+            raise Refused("skip-not-linear", f"{node_label(node)} slices backwards")
+        begin = start + size if start < 0 and isinstance(size, int) else start
+        if axis == 0:
+            if begin or step != 1 or not (end >= 2**31 - 1 or end == size):
+                raise Refused("skip-not-linear", f"{node_label(node)} slices the batch")
+        elif axis == 1:
+            rows = np.arange(before.taps.shape[0])[slice(start, end, step)]
+            result = result.then_matrix(np.eye(before.taps.shape[0])[rows], np.zeros(len(rows)))
+        else:
+            strides, offset = [1] * (len(shape) - 2), [0] * (len(shape) - 2)
+            strides[axis - 2], offset[axis - 2] = step, begin
+            result = result.then_strided(tuple(strides), tuple(offset))
+    return result
+
+
+def _slice_arguments(node: onnx_ir.Node, rank: int) -> tuple[list[int], ...]:
+    if len(node.inputs) > 1:
+        arrays = [constant(value) for value in node.inputs[1:]]
+        known = [None if a is None else [int(i) for i in a.reshape(-1)] for a in arrays]
+        given = [value is not None for value in node.inputs[1:]]
+        if any(a is None and wanted for a, wanted in zip(known, given, strict=True)):
+            raise Refused("runtime-weights", f"{node_label(node)} slices at computed places")
+    else:
+        names = ("starts", "ends", "axes")
+        known = [list(node.attributes.get_ints(n, ()) or ()) or None for n in names]
+    starts, ends = known[0] or [], known[1] or []
+    axes = (known[2] if len(known) > 2 else None) or list(range(len(starts)))
+    steps = (known[3] if len(known) > 3 else None) or [1] * len(starts)
+    return starts, ends, [axis % rank for axis in axes], steps
+
+
+def _pad(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+    if node.attributes.get_string("mode", "constant") != "constant":
+        raise Refused("skip-not-linear", f"{node_label(node)} pads by reflection or repetition")
+    if len(node.inputs) > 1:
+        amounts = constant(node.inputs[1])
+        fill = (
+            scalar(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
+        )
+        if len(node.inputs) > 3 and node.inputs[3] is not None:
+            raise Refused("skip-not-linear", f"{node_label(node)} pads chosen axes")
+        pads = None if amounts is None else [int(i) for i in amounts.reshape(-1)]
+    else:
+        pads = list(node.attributes.get_ints("pads", ()) or ())
+        fill = node.attributes.get_float("value", 0.0)
+    if pads is None:
+        raise Refused("runtime-weights", f"{node_label(node)} pads by a computed amount")
+    if fill != 0:
+        raise Refused("skip-not-linear", f"{node_label(node)} pads with {fill}, not with zero")
+    rank = len(pads) // 2
+    if any(p for axis, p in enumerate(pads) if axis % rank != 1) or min(pads) < 0:
+        raise Refused("skip-not-linear", f"{node_label(node)} pads other axes than the channels")
+    return _with_zero_rows(before, pads[1], pads[1 + rank])
+
+
+def _concat(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+    """Concatenation of the tensor with zeros along the channels: option A as TFLite writes it."""
+    rank = before.taps.ndim
+    if node.attributes.get_int("axis", 0) % rank != 1:
+        raise Refused("skip-not-linear", f"{node_label(node)} joins along another axis")
+    rows = {True: 0, False: 0}
+    passed = False
+    for value in node.inputs:
+        if value is not None and not _is_weight(value):
+            passed = True
+            continue
+        width = shapes[(value.name if value is not None else "") or ""].shape
+        if value is None or not _is_zero(value) or width is None or not isinstance(width[1], int):
+            raise Refused("skip-not-linear", f"{node_label(node)} joins with what is not zero")
+        rows[passed] += width[1]
+    return _with_zero_rows(before, rows[False], rows[True])
+
+
+def _is_zero(value: onnx_ir.Value) -> bool:
+    node = value.producer()
+    if node is not None and node.op_type == "ConstantOfShape":
+        fill = node.attributes.get_tensor("value")
+        return fill is None or not fill.numpy().any()
+    if node is not None and node.op_type in ("Transpose", "Reshape", "Identity", "Expand"):
+        return node.inputs[0] is not None and _is_zero(node.inputs[0])
+    array = constant(value)
+    return array is not None and not array.any()
+
+
+def _with_zero_rows(before: SkipMap, front: int, back: int) -> SkipMap:
+    widths = [(front, back)] + [(0, 0)] * (before.taps.ndim - 1)
+    return replace(
+        before, taps=np.pad(before.taps, widths), bias=np.pad(before.bias, (front, back))
+    )
+
+
+_STEPS: dict[str, Callable[[SkipMap, onnx_ir.Node, ShapeTable], SkipMap]] = {
+    "Identity": _identity,
+    "Dropout": _identity,
+    "Conv": _conv,
+    "Gemm": _conv,
+    "BatchNormalization": _affine,
+    "Add": _affine,
+    "Sub": _affine,
+    "Mul": _affine,
+    "Div": _affine,
+    "AveragePool": _average_pool,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Concat": _concat,
+}
