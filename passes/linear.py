@@ -169,6 +169,13 @@ class Linear:
             pads_end=end,
         )
 
+    def length(self, axis: int, size: int) -> int:
+        """Output positions on a spatial axis for an input of `size`; 0 or less if it fits none."""
+        padded = size + self.pads_begin[axis] + self.pads_end[axis]
+        return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[
+            axis
+        ] + 1
+
     def tap(self, offset: Sequence[int]) -> tuple[int, ...] | None:
         """Index of the kernel tap that reads input position `i * stride + offset`.
 

@@ -134,7 +134,8 @@ def affine_of(node: onnx_ir.Node, shapes: ShapeTable) -> Affine | None:
         return None
     data = node.inputs[1 if left is not None else 0]
     known = left if left is not None else right
-    assert known is not None and data is not None
+    assert known is not None
+    assert data is not None
     shape = shapes[data.name or ""].shape
     if shape is None or len(shape) < 2 or not np.issubdtype(known.dtype, np.floating):
         return None

@@ -89,11 +89,12 @@ def _evaluate(
     opset = node.version or (node.graph.opset_imports.get("", 13) if node.graph else 13)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     feeds: dict[str, Any] = {
-        source.name: array
+        str(source.name): array
         for source, array in zip(node.inputs, arguments, strict=True)
         if source is not None and source.name
     }
     try:
-        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+        (result,) = ReferenceEvaluator(model).run(None, feeds)
+        return np.asarray(result)
     except Exception:  # the reference evaluator raises what numpy raises: not a constant we know
         return None

@@ -89,10 +89,10 @@ UNKNOWN = TensorInfo(None, None)
 
 
 class ShapeTable(Mapping[str, TensorInfo]):
-    """`TensorInfo` by tensor name; `UNKNOWN` for a name it does not hold."""
+    """`TensorInfo` by tensor name; `UNKNOWN` for a name it does not hold. A view of `table`."""
 
     def __init__(self, table: Mapping[str, TensorInfo]) -> None:
-        self._table = dict(table)
+        self._table = table
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._table.get(name, UNKNOWN)

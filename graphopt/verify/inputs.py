@@ -47,7 +47,7 @@ def cases(model: Model, seed: int = 0) -> Iterator[Case]:
     symbols = list(dict.fromkeys(_symbols(inputs)))
     for number, (style, sizes) in enumerate(_plan(symbols, inputs)):
         rng = np.random.default_rng([seed, number])
-        bound = {symbol: size for symbol, size in zip(symbols, sizes, strict=True)}
+        bound = dict(zip(symbols, sizes, strict=True))
         feeds = {
             name: _fill(style, _shape(name, info, bound), info, rng)
             for name, info in inputs.items()

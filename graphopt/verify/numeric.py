@@ -177,8 +177,8 @@ def _verdict(tallies: Sequence[_Tally], done: tuple[str, ...]) -> Verification:
     silent = ", ".join(e.tensor for e in errors if not e.telling and not e.inner)
     if not any(e.telling for e in errors):
         reason = (
-            f"nothing compared depends on the input ({silent or 'no output at all'}), so equal values "
-            "prove nothing; the claims about the weights were still checked"
+            f"nothing compared depends on the input ({silent or 'no output at all'}), so equal "
+            "values prove nothing; the claims about the weights were still checked"
         )
         return Verification(Status.INCONCLUSIVE, reason, errors, done)
     reason = f"{len(done)} inputs, every error within its tolerance"

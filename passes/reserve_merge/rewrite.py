@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,7 +11,7 @@ import onnx_ir
 
 from graphopt.evidence import Cost, Refusal, Region, Rewrite
 from graphopt.ir.model import Model, node_label
-from graphopt.ir.shapes import Shapes, ShapeTable
+from graphopt.ir.shapes import Shapes, ShapeTable, TensorInfo
 from graphopt.pipeline.passes import Context, PassResult
 from graphopt.skips import Skip
 from graphopt.verify.algebra import Claim, WidenedWeight
@@ -51,7 +52,14 @@ class ReserveMerge:
         skips = model.analyses.get(Skips())
         shapes = model.analyses.get(Shapes())
         ranges = model.analyses.get(Ranges())
-        work = _Work(model, shapes, ranges, Initializers(model.graph, set(model.value_index())))
+        fresh: dict[str, TensorInfo] = {}
+        work = _Work(
+            model,
+            ShapeTable(ChainMap(fresh, dict(shapes))),
+            fresh,
+            ranges,
+            Initializers(model.graph, set(model.value_index())),
+        )
         rewrites: list[Rewrite] = []
         refusals: list[Refusal] = []
         claims: list[Claim] = []
@@ -116,6 +124,8 @@ class _Work:
 
     model: Model
     shapes: ShapeTable
+    fresh: dict[str, TensorInfo]
+    """Shapes of the tensors made so far; `shapes` sees them."""
     ranges: RangeTable
     initializers: Initializers
 
@@ -154,6 +164,7 @@ class _Work:
         stages = branch.read(branched, fork, self.shapes)
         path = skip_path.read(skipped, fork, self.shapes)
         self._check_channels(stages, path)
+        _check_sizes(stages, path, join, self.shapes)
         block = ResidualBlock(
             skip.name, stages, path, self._content(fork, path, 1), self._content(skipped, path, 0)
         )
@@ -225,10 +236,18 @@ class _Work:
                 continue
             self.model.graph.insert_before(found.join, built.node)
             source = built.node.outputs[0]
+            self._note_shape(source, stage, layer)
             if layer.activation is not None:
                 source = self._activation(layer, source, found.join)
+                self._note_shape(source, stage, layer)
         self._remove(found)
         return claims
+
+    def _note_shape(self, value: onnx_ir.Value, stage: Stage, layer: Widened) -> None:
+        channels = len(layer.layout.old) + len(layer.layout.reserved)
+        shape = (stage.size_out[0], channels, *stage.size_out[2:])
+        dtype = onnx_ir.DataType.from_numpy(stage.linear.weight.dtype)
+        self.fresh[value.name or ""] = TensorInfo(dtype, shape)
 
     def _activation(
         self, layer: Widened, source: onnx_ir.Value, join: onnx_ir.Node
@@ -276,6 +295,32 @@ class _Work:
             for node in dead:
                 self.model.graph.remove(node, safe=True)
                 waiting.remove(node)
+
+
+def _check_sizes(
+    stages: tuple[Stage, ...], path: SkipMap, join: onnx_ir.Node, shapes: ShapeTable
+) -> None:
+    """Refuses a join that might broadcast where the sizes are not numbers.
+
+    Both sides are then known functions of the input size, compositions of `floor((n + c) / s) + 1`;
+    two such functions of the same total stride that agree over a few periods agree everywhere.
+    """
+    one, two = (shapes[(v.name if v is not None else "") or ""].shape or () for v in join.inputs)
+    for axis, (a, b) in enumerate(zip(one[2:], two[2:], strict=True)):
+        if a == b and a is not None:
+            continue
+        if not path.is_pointwise or path.padded or any(path.start):
+            raise Refused("unknown-shape", "the sizes at the join are not known to be equal")
+        stride = path.strides[axis]
+        for size in range(1, 16 * stride + 64):
+            length = size
+            for stage in stages:
+                length = stage.linear.length(axis, length)
+            if length > 0 and length != -(-size // stride):
+                raise Refused(
+                    "unknown-shape",
+                    f"for an input of size {size} the branch and the skip path differ in size",
+                )
 
 
 def _check_join(skip: Skip) -> None:

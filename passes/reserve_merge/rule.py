@@ -177,7 +177,8 @@ def _check_strides(block: ResidualBlock) -> None:
 
 
 def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], form: Form) -> Plan:
-    content = block.fork if place == "last" else block.skipped
+    content = _with_zero(block.fork) if place == "last" and block.skip.padded else block.fork
+    content = content if place == "last" else block.skipped
     *inner, last = block.stages
     layers: list[Widened] = []
     steps: list[Step] = []
@@ -241,6 +242,15 @@ def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], fo
             for stage, layer in zip(block.stages, layers, strict=True)
         ),
         parameters=sum(layer.linear.weight.size + layer.linear.bias.size for layer in layers),
+    )
+
+
+def _with_zero(content: Content) -> Content:
+    """The content where it may also be read beyond its border."""
+    return Content(
+        np.minimum(content.low, 0.0),
+        np.maximum(content.high, 0.0),
+        f"{content.because}, and is 0 beyond its border",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the skip path does, as one linear map: `s(x)[o, i] = sum P[o, c, t] x[c, i s + a + t] + b[o]`.
+"""What the skip path does, as a linear map `s(x)[o, i] = sum P[o, c, t] x[c, i s + a + t] + b[o]`.
 
 Identity, 1x1 projections, average pools, strided slices with zero channels (option A in all its
 spellings) and constant scales differ only in P, s, a and b.
@@ -35,6 +35,7 @@ class SkipMap:
         strides: per spatial axis.
         start: input position that output 0 reads with its first tap, per spatial axis.
         dilations: distance of the taps, per spatial axis.
+        padded: whether it may read zeros beyond the tensor.
         nodes: labels of the nodes that it stands for.
     """
 
@@ -43,6 +44,7 @@ class SkipMap:
     strides: tuple[int, ...]
     start: tuple[int, ...]
     dilations: tuple[int, ...]
+    padded: bool = False
     nodes: tuple[str, ...] = ()
 
     @property
@@ -116,6 +118,7 @@ class SkipMap:
             strides=linear.strides,
             start=tuple(-pad for pad in linear.pads_begin),
             dilations=linear.dilations,
+            padded=any(linear.pads_begin + linear.pads_end),
         )
 
 
@@ -245,6 +248,8 @@ def _slice(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
             rows = np.arange(before.taps.shape[0])[slice(start, end, step)]
             result = result.then_matrix(np.eye(before.taps.shape[0])[rows], np.zeros(len(rows)))
         else:
+            if not isinstance(size, int) and end < 2**31 - 1:
+                raise Refused("unknown-shape", f"{node_label(node)} cuts an axis of unknown size")
             strides, offset = [1] * (len(shape) - 2), [0] * (len(shape) - 2)
             strides[axis - 2], offset[axis - 2] = step, begin
             result = result.then_strided(tuple(strides), tuple(offset))
