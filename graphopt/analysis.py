@@ -36,7 +36,7 @@ class AnalysisCache:
         self._model = model
         self._known = dict(known or {})
         self.seconds: dict[str, float] = {}
-        """Time spent computing each analysis, by name, in seconds."""
+        """Time spent computing each analysis on this model and its copies, by name, in seconds."""
 
     def get(self, analysis: Analysis[T]) -> T:
         """The result of `analysis` on this model, computed at most once while it holds."""
@@ -56,5 +56,7 @@ class AnalysisCache:
         self._known = {a: r for a, r in self._known.items() if a.name in preserved}
 
     def copy_for(self, model: Model) -> AnalysisCache:
-        """The same results for an identical copy of the model."""
-        return AnalysisCache(model, self._known)
+        """The same results for an identical copy of the model. Both count their time together."""
+        copy = AnalysisCache(model, self._known)
+        copy.seconds = self.seconds
+        return copy

@@ -36,10 +36,11 @@ class Plugin:
         check_not_shadowed(self._entry.module.partition(".")[0])
         try:
             return self._entry.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever a stranger's module raises while it is imported
+            text = " ".join(str(error).split())
             raise PipelineError(
-                f"the plug-in '{self.name}' ({self._entry.value}) cannot be loaded: {error}; "
-                "install its package again."
+                f"the plug-in '{self.name}' ({self._entry.value}) cannot be loaded: "
+                f"{type(error).__name__}: {text}; install its package again, or remove it."
             ) from error
 
 

@@ -546,6 +546,8 @@ class _Step:
     def aligned(self, index: int) -> _Bounds:
         """An operand as it broadcasts over the output: per channel of the output's axis 1."""
         rank = None if self.made.shape is None else len(self.made.shape)
+        if self.version < 7 and self.integer("broadcast", 0):  # aligned by an attribute
+            return self.x(index).whole()
         array = self.array(index)
         if array is not None and rank is not None and rank >= 2 and array.ndim <= rank:
             axis = array.ndim - rank + 1
@@ -1251,8 +1253,7 @@ def _concat(step: _Step) -> _Result:
     parts = range(len(step.node.inputs))
     axis = step.axis(step.integer("axis", 1))
     if axis != 1:
-        kept = axis is not None or step.made.shape is not None
-        return _hull([step.x(i) if kept else step.x(i).whole() for i in parts])
+        return _hull([step.x(i) if axis is not None else step.x(i).whole() for i in parts])
     lows, highs = [], []
     for index in parts:
         shape = step.shape(index)
@@ -1432,7 +1433,7 @@ def _keeps_channels(step: _Step) -> bool:
 # Quantizers ----------------------------------------------------------------------------------
 
 
-@_rule("QuantizeLinear", integers=True)
+@_rule("QuantizeLinear", domains=["", "com.microsoft"], integers=True)
 def _quantize_linear(step: _Step) -> _Result:
     """`saturate(round(x / scale) + zero_point)`.
 
@@ -1453,7 +1454,7 @@ def _quantize_linear(step: _Step) -> _Result:
     )
 
 
-@_rule("DequantizeLinear")
+@_rule("DequantizeLinear", domains=["", "com.microsoft"])
 def _dequantize_linear(step: _Step) -> _Result:
     """`(x - zero_point) scale`."""
     scale = _grid(step, 1)

@@ -73,5 +73,15 @@ def _memory(model: Model, skips: tuple[Skip, ...]) -> dict[str, Any]:
     """Who holds memory at the worst moment, and how much of it skips hold."""
     from graphopt import plugins
 
-    lifetime = model.analyses.get(plugins.analysis("lifetime"))
-    return dict(lifetime.summary(skips))
+    table = model.analyses.get(plugins.analysis("lifetime"))
+    step = table.peak_step
+    return {
+        "peak_bytes": table.peak_bytes,
+        "peak_at": table.schedule[step] if step >= 0 else None,
+        "live_at_peak": [
+            {"tensor": life.tensor, "bytes": life.bytes, "born": life.born, "dies": life.dies}
+            for life in table.live_at(step)
+        ],
+        "share_held_by_skips": table.share_held_by(skips),
+        "unknown_sizes": len(table.unknown),
+    }

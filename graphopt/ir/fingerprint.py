@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterable
 
 import onnx_ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from graphopt.ir.constants import constant
 from graphopt.ir.model import Model
 
 
@@ -24,6 +26,29 @@ def fingerprint(model: Model) -> str:
         _add_graph(digest, function.graph, {})
     _add_graph(digest, model.graph, {})
     return digest.hexdigest()
+
+
+def essence(model: Model) -> str:
+    """The fingerprint of what is left when constants are evaluated, dead code is removed, and weights
+    that are graph inputs too keep their defaults: equal for two models that differ in nothing else.
+    """
+    copy = model.clone()
+    for value in [v for v in copy.graph.inputs if v.name in copy.graph.initializers]:
+        copy.graph.inputs.remove(value)
+    weights = {}
+    for node in list(copy.graph):
+        for value in node.outputs:
+            array = constant(value)
+            if array is not None and not value.is_graph_output():
+                name = f"{value.name}.evaluated"
+                weights[value] = onnx_ir.Value(
+                    name=name, const_value=onnx_ir.tensor(array, name=name)
+                )
+    for value, weight in weights.items():
+        value.replace_all_uses_with(weight)
+        copy.graph.register_initializer(weight)
+    RemoveUnusedNodesPass()(copy.ir)
+    return fingerprint(copy)
 
 
 def _add(digest: hashlib._Hash, *parts: object) -> None:

@@ -74,8 +74,9 @@ class Pipeline:
     ) -> tuple[PassRecord, ...]:
         """Applies the passes to `model` in place.
 
-        Each pass works on a draft that replaces the model only when the pass has returned, its
-        claims about the weights hold, the draft is consistent and no instrument objects.
+        Each pass works on a draft that replaces the model only when the pass has returned and says
+        that it changed something, its claims about the weights hold, the draft is consistent and no
+        instrument objects.
 
         Raises:
             PassFailed: a pass raised or was rejected; the model is as the pass before left it.
@@ -103,8 +104,9 @@ class Pipeline:
                 instrument.after_pass(one, model, draft, result)
         except Exception as error:
             raise self._failure(index, model, error) from error
-        draft.evidence = model.evidence.with_added(result.rewrites, result.refusals)
-        model.adopt(draft)
+        if result.changed:
+            model.adopt(draft)
+        model.evidence = model.evidence.with_added(result.rewrites, result.refusals)
         return _record(one, result, time.perf_counter() - start)
 
     def _failure(self, index: int, model: Model, error: Exception) -> PassFailed:

@@ -29,9 +29,10 @@ def parse(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     while position < len(stripped):
         match = _ITEM.match(stripped, position)
         if match is None or (match.end() == len(stripped) and match[3] == ","):
+            there = " ".join(stripped[position : position + 24].split())
             raise PipelineError(
-                f"cannot read the pipeline at '{stripped[position : position + 24]}': write "
-                "pass-name{option=value,...} separated by commas."
+                f"cannot read the pipeline at '{there}': write pass-name{{option=value,...}} "
+                "separated by commas."
             )
         yield match[1], _options(match[1], match[2])
         position = match.end()
@@ -53,7 +54,7 @@ def build(factory: type[Any], options: dict[str, str]) -> Pass:
     """An instance of a pass from its options as written.
 
     Raises:
-        PipelineError: an option is unknown or its value is of the wrong type.
+        PipelineError: an option is unknown or missing, or its value is of the wrong type.
     """
     hints = typing.get_type_hints(factory)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(factory) if f.init}
@@ -65,6 +66,11 @@ def build(factory: type[Any], options: dict[str, str]) -> Pass:
                 f"{', '.join(sorted(fields)) or 'none'}."
             )
         values[key] = _value(factory.name, key, text, fields[key])
+    for spec in dataclasses.fields(factory):
+        optional = spec.default is not dataclasses.MISSING
+        optional |= spec.default_factory is not dataclasses.MISSING
+        if spec.init and not optional and spec.name not in values:
+            raise PipelineError(f"{factory.name} needs the option '{spec.name}'.")
     try:
         made: Pass = factory(**values)
     except ValueError as error:
@@ -78,9 +84,9 @@ def _value(owner: str, key: str, text: str, hint: Any) -> Any:
             return None
         hint = next(option for option in typing.get_args(hint) if option is not type(None))
     if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
+        choices = {str(choice): choice for choice in typing.get_args(hint)}
         if text in choices:
-            return text
+            return choices[text]
         raise PipelineError(
             f"{owner}: {key}={text} is not possible: choose one of {', '.join(choices)}."
         )

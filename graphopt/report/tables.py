@@ -105,6 +105,25 @@ def _ratio(before: float | None, after: float | None) -> str:
     return f"{after / before:.2f}x" if before and after is not None else "-"
 
 
+def memory(record: dict[str, Any], most: int = 6) -> Table:
+    """Who holds memory at the worst moment."""
+    made = table(
+        f"Memory: peak of {size(record['peak_bytes'])} at {record['peak_at']}; skips hold "
+        f"{100 * record['share_held_by_skips']:.0f} % of the feature-map memory",
+        "live at the peak",
+        ">bytes",
+        ">from step",
+        ">to step",
+    )
+    for life in record["live_at_peak"][:most]:
+        made.add_row(
+            escape(life["tensor"]), size(life["bytes"]), str(life["born"]), str(life["dies"])
+        )
+    if record["unknown_sizes"]:
+        made.caption = f"{record['unknown_sizes']} tensors of unknown size are not counted"
+    return made
+
+
 def layers(estimate: Estimate) -> Table:
     """Cost per layer, with its share of the whole."""
     made = table("Layers", "layer", "kind", ">parameters", ">multiply-adds", ">share")
@@ -158,7 +177,7 @@ def verification(checked: Verification | None) -> str:
     if checked is None:
         return "[yellow]Equivalence was not checked (--no-verify).[/]"
     if checked.status is Status.UNCHANGED:
-        return "Nothing to compare: the graph and its weights are the same."
+        return f"Nothing to compare: {escape(checked.reason)}."
     worst = checked.worst
     if checked.status is Status.EQUAL and worst is not None:
         return (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.ir.fingerprint import fingerprint
+from graphopt.ir.fingerprint import essence, fingerprint
 from graphopt.ir.layers import data_tensors
 from graphopt.ir.model import Model
 from graphopt.verify.inputs import Case, cases
@@ -32,7 +32,7 @@ class Status(enum.Enum):
     """The verdict of a comparison."""
 
     UNCHANGED = "unchanged"
-    """The graphs and weights are identical: there is nothing to compare."""
+    """The graphs and weights are identical, constants evaluated: there is nothing to compare."""
     EQUAL = "equal"
     DIFFERENT = "different"
     INCONCLUSIVE = "inconclusive"
@@ -49,7 +49,7 @@ class OutputError:
         tensor: its name.
         absolute: the error, absolute.
         relative: relative to the largest magnitude in the original's tensor.
-        noise: rounding noise of the original on that input, relative likewise.
+        noise: rounding noise of the noisier model on that input, relative likewise.
         tolerance: greatest error allowed on that input, relative likewise.
         case: the input on which the error came closest to its tolerance.
         telling: whether the tensor depends on the input and rises above its noise.
@@ -108,6 +108,11 @@ def compare(
     """
     if fingerprint(before) == fingerprint(after):
         return Verification(Status.UNCHANGED, "the graph and its weights are the same")
+    if essence(before) == essence(after):
+        return Verification(
+            Status.UNCHANGED,
+            "only constants were evaluated and dead code was removed; what is left is the same",
+        )
     mismatch = _interfaces_differ(before, after)
     if mismatch:
         return Verification(Status.DIFFERENT, mismatch)
@@ -138,7 +143,8 @@ def _run(
     progress: Progress,
 ) -> Verification:
     try:
-        runners = tuple(runner(model, probes) for model in (before, after, disturbed(before)))
+        models = (before, after, disturbed(before), disturbed(after))
+        old, new, old_noisy, new_noisy = (runner(model, probes) for model in models)
     except CannotRun as error:
         return Verification(Status.NOT_RUN, str(error))
     outputs = {value.name for value in before.graph.outputs if value.name}
@@ -152,21 +158,34 @@ def _run(
             break
         progress(f"comparing on {case.name}", number / len(plan))
         try:
-            expected, noisy = runners[0].run(case.feeds), runners[2].run(case.feeds)
+            expected, disturbed_old = old.run(case.feeds), old_noisy.run(case.feeds)
         except CannotRun as error:
             refused = str(error)
             continue
         try:
-            found = runners[1].run(case.feeds)
+            found, disturbed_new = new.run(case.feeds), new_noisy.run(case.feeds)
         except CannotRun as error:
             return Verification(Status.DIFFERENT, f"on {case.name} the new model fails: {error}")
         done.append(case.name)
         for name, array in expected.items():
             tally = tallies.setdefault(name, _Tally(name, name not in outputs))
-            tally.add(case, array, found.get(name), noisy.get(name))
+            noise = max(
+                _change(array, disturbed_old.get(name)),
+                _change(found.get(name), disturbed_new.get(name)),
+            )
+            tally.add(case, array, found.get(name), noise)
     if not done:
         return Verification(Status.NOT_RUN, f"the original runs on none of the inputs: {refused}")
     return _verdict(tuple(tallies.values()), tuple(done))
+
+
+def _change(array: Array | None, other: Array | None) -> float:
+    """Largest difference between two runs of one float tensor, where both are finite."""
+    if array is None or other is None or array.dtype.kind not in "fV" or array.shape != other.shape:
+        return 0.0
+    x, y = array.astype(np.float64), other.astype(np.float64)
+    both = np.isfinite(x) & np.isfinite(y)
+    return float(np.abs(x[both] - y[both]).max(initial=0.0))
 
 
 def _verdict(tallies: Sequence[_Tally], done: tuple[str, ...]) -> Verification:
@@ -200,9 +219,9 @@ class _Tally:
     varied: bool = False
     audible: bool = False
 
-    def add(self, case: Case, a: Array, b: Array | None, noisy: Array | None) -> None:
-        """Compares the tensor on one input: the original's `a`, the new model's `b`, and what the
-        disturbed original gives.
+    def add(self, case: Case, a: Array, b: Array | None, noise: float) -> None:
+        """Compares the tensor on one input: the original's `a` with the new model's `b`, given the
+        rounding noise in it.
         """
         if b is None or a.shape != b.shape or a.dtype != b.dtype:
             have = "missing" if b is None else f"{b.dtype}{list(b.shape)}"
@@ -225,13 +244,12 @@ class _Tally:
             self._fail(case, f"NaN or infinite values of '{self.name}' stand in other places")
             return
         if finite.any():
-            z = x if noisy is None else np.where(np.isfinite(noisy), noisy.astype(np.float64), x)
-            self._compare(case, a.dtype, x[finite], y[finite], z[finite])
+            self._compare(case, a.dtype, x[finite], y[finite], noise)
 
-    def _compare(self, case: Case, dtype: Any, x: Array, y: Array, z: Array) -> None:
+    def _compare(self, case: Case, dtype: Any, x: Array, y: Array, noise: float) -> None:
         size = float(np.abs(x).max()) or 1.0
         error = float(np.abs(x - y).max())
-        bound, noise = allowed(x, z, dtype)
+        bound = allowed(noise, size, dtype)
         self.varied = self.varied or x.size == 1 or float(np.ptp(x)) > 0
         self.audible = self.audible or noise <= MAX_NOISE * size
         found = OutputError(

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
+import onnx_ir
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.io import needs_data_file, save
@@ -110,7 +112,7 @@ class OrtRunner:
 
 
 class ReferenceRunner:
-    """A model in ONNX's reference evaluator, with qonnx's operators where qonnx is installed.
+    """A model in ONNX's reference evaluator, with the QONNX operators of `graphopt.interop.qonnx`.
 
     Slow; for graphs with operators that ONNX Runtime does not know.
 
@@ -121,9 +123,15 @@ class ReferenceRunner:
     def __init__(self, model: Model, extra_outputs: Sequence[str] = ()) -> None:
         from onnx.reference import ReferenceEvaluator
 
-        from graphopt.interop.qonnx import reference_operators
+        from graphopt.interop.qonnx import declare_domains, reference_operators
 
-        proto = model.to_proto()
+        copy = model.clone()
+        onnx_ir.external_data.load_to_model(copy.ir)
+        proto = copy.to_proto()
+        declare_domains(proto)
+        if proto.functions:
+            # The evaluator knows neither overloads nor foreign operators in a function's body.
+            proto = onnx.inliner.inline_local_functions(proto)
         present = {output.name for output in proto.graph.output}
         proto.graph.output.extend(
             onnx.helper.make_value_info(name, onnx.TypeProto())
@@ -144,7 +152,11 @@ class ReferenceRunner:
         except Exception as error:
             text = (str(error).strip() or repr(error)).splitlines()[0]
             raise CannotRun(f"the reference evaluator cannot run the model: {text}") from error
-        return dict(zip(self._names, map(np.asarray, results), strict=True))
+        return {
+            name: np.asarray(result)
+            for name, result in zip(self._names, results, strict=True)
+            if isinstance(result, np.ndarray | np.generic)
+        }
 
 
 def runner(model: Model, extra_outputs: Sequence[str] = ()) -> Runner:

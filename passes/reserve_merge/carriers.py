@@ -211,8 +211,9 @@ class ScaleIntoClip:
             return None
         if not (np.isfinite(width).all() and (width <= MAX_RANGE).all()):
             return None
-        # 2^k is exact in floats; one step to spare keeps rounding inside the bounds
-        exponent = np.minimum(np.floor(np.log2(room / np.maximum(width, room * 2.0**-20))) - 1, 0)
+        # 2^k is exact in floats; a thousandth to spare keeps rounding inside the bounds
+        spared = room * (1 - 2.0**-10)
+        exponent = np.minimum(np.floor(np.log2(spared / np.maximum(width, room * 2.0**-20))), 0)
         scale = np.exp2(exponent)
         middle = (activation.low + activation.high) / 2
         shift = middle - scale * (content.low + content.high) / 2

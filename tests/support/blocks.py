@@ -179,13 +179,16 @@ def skip(
             s = _strided(net, x, stride)
             width = out - channels
             shape = net.op("Shape", s)
-            size = net.op("Concat", net.op("Slice", shape, net.const([0], np.int64), net.const([1], np.int64)), net.const([width], np.int64), net.op("Slice", shape, net.const([2], np.int64), net.const([4], np.int64)), axis=0)  # fmt: skip
+
+            def part(start: int, end: int) -> str:
+                bounds = (net.const([i], np.int64) for i in (start, end))
+                return net.op("Slice", shape, *bounds)
+
+            size = net.op("Concat", part(0, 1), net.const([width], np.int64), part(2, 4), axis=0)
             zeros = net.op("ConstantOfShape", size)
             return net.op("Concat", s, zeros, axis=1)
         case "average":
-            return net.op(
-                "AveragePool", x, kernel_shape=[stride, stride], strides=[stride, stride]
-            )
+            return net.op("AveragePool", x, kernel_shape=[stride, stride], strides=[stride, stride])
         case "max":
             return net.op("MaxPool", x, kernel_shape=[stride, stride], strides=[stride, stride])
         case "scaled":

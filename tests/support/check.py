@@ -52,7 +52,9 @@ def run(model: Model, seed: int = 5) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     feeds = {}
     for value in session.get_inputs():
-        shape = [d if isinstance(d, int) else 3 if i == 0 else 11 for i, d in enumerate(value.shape)]
+        shape = [
+            d if isinstance(d, int) else 3 if i == 0 else 11 for i, d in enumerate(value.shape)
+        ]
         dtype = np.float16 if "16" in value.type else np.float32
         feeds[value.name] = (rng.standard_normal(shape) * 4).astype(dtype)
     return [np.asarray(a) for a in session.run(None, feeds)]

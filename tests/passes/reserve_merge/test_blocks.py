@@ -85,7 +85,9 @@ def test_auto_pad_of_unknown_size_is_refused() -> None:
     x = net.act(net.conv("x", 3, 4, 1), "Relu")
     weight = net.const(net.rng.standard_normal((4, 4, 3, 3)))
     h = net.op("Conv", net.act(net.conv(x, 4, 4), "Relu"), weight, auto_pad="SAME_UPPER")
-    assert "auto_pad" in refused(net.model(net.op("Add", h, x), (1, 3, "H", "W")), "runtime-weights")
+    assert "auto_pad" in refused(
+        net.model(net.op("Add", h, x), (1, 3, "H", "W")), "runtime-weights"
+    )
 
 
 @pytest.mark.parametrize("form", ["auto", "dense", "grouped"])
