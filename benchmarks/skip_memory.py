@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.ir import Model
 from graphopt.skips import Skip
-from passes.lifetime import Lifetime, LifetimeTable, held_by_skips, share_held_by_skips
+from passes.lifetime import Lifetime, LifetimeTable
 from passes.skip_detection import Skips
 
 PAPER = {"ResNet-50": 0.40, "ResNet-152": 0.43}
@@ -108,7 +108,7 @@ class Definition:
 
 def per_step(table: LifetimeTable, skips: Sequence[Skip]) -> float:
     """The share of live bytes that a skip holds, waiting or at its join, averaged over steps."""
-    held = held_by_skips(table, skips, at_join=True)
+    held = table.held_by(skips, at_join=True)
     return sum(h / live for h, live in zip(held, table.live_bytes, strict=True)) / len(held)
 
 
@@ -125,7 +125,7 @@ def to_the_join(table: LifetimeTable, skips: Sequence[Skip]) -> float:
 
 def at_the_worst_step(table: LifetimeTable, skips: Sequence[Skip]) -> float:
     """The most that waits at any step over the peak."""
-    return max(held_by_skips(table, skips)) / table.peak_bytes
+    return max(table.held_by(skips)) / table.peak_bytes
 
 
 def of_all_maps(table: LifetimeTable, skips: Sequence[Skip]) -> float:
@@ -137,9 +137,11 @@ def of_all_maps(table: LifetimeTable, skips: Sequence[Skip]) -> float:
 
 IN_PLACE = Lifetime(in_place=True)
 DEFINITIONS = (
-    Definition("bytes x steps that wait, in place (reported)", IN_PLACE, share_held_by_skips),
-    Definition("the same, nothing in place", Lifetime(), share_held_by_skips),
-    Definition("the same, fused", Lifetime(in_place=True, fused=True), share_held_by_skips),
+    Definition(
+        "bytes x steps that wait, in place (reported)", IN_PLACE, LifetimeTable.share_held_by
+    ),
+    Definition("the same, nothing in place", Lifetime(), LifetimeTable.share_held_by),
+    Definition("the same, fused", Lifetime(in_place=True, fused=True), LifetimeTable.share_held_by),
     Definition("mean share per step, join included", Lifetime(), per_step),
     Definition("fork to join, fused", Lifetime(in_place=True, fused=True), to_the_join),
     Definition("most that waits / peak", IN_PLACE, at_the_worst_step),

@@ -61,7 +61,13 @@ class Cost:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cost:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`.
+
+        Raises:
+            TypeError: an entry is unknown, or no number.
+        """
+        if not all(isinstance(value, int | float) for value in data.values()):
+            raise TypeError(f"{dict(data)} is no cost")
         return cls(**data)
 
 

@@ -132,6 +132,53 @@ class LifetimeTable:
             if step != life.born and step not in life.reads and step < life.dies
         )
 
+    def held_by(self, skips: Sequence[Skip], *, at_join: bool = False) -> tuple[int, ...]:
+        """Bytes that wait for a join, per step.
+
+        What a skip holds is its fork and what the skip path has made of it, at the steps between
+        birth and join that neither read nor write them. In a plain chain nothing waits.
+
+        Args:
+            skips: the skips of the same model.
+            at_join: count the step of the join too, where the waiting ends.
+
+        Raises:
+            KeyError: a skip's join is not in the schedule.
+        """
+        waiting: set[tuple[str, int]] = set()
+        for skip in skips:
+            join = self.step(skip.join)
+            for tensor in {skip.fork, skip.held, skip.skip.tensor} & self._by_name.keys():
+                life = self[tensor]
+                steps = range(life.born + 1, min(life.dies, join))
+                waiting.update((tensor, step) for step in steps if step not in life.reads)
+                if at_join and join in life.reads:
+                    waiting.add((tensor, join))
+        held = [0] * len(self.schedule)
+        for tensor, step in waiting:
+            held[step] += self[tensor].bytes or 0
+        return tuple(held)
+
+    def share_held_by(self, skips: Sequence[Skip]) -> float:
+        """The share of all feature-map memory that only waits for a join: bytes times steps.
+
+        With `Lifetime(in_place=True)` 0.41 for ResNet-50 and 0.44 for ResNet-152. JointRD (Li et
+        al., NeurIPS 2020) gives about 40 % and 43 % without saying how it counts, "because the
+        features in the preceding layers cannot be released until the subsequent calculation is
+        completed". `benchmarks/skip_memory.py` sets other definitions beside this one.
+
+        Args:
+            skips: the skips of the same model.
+
+        Returns:
+            Between 0 and 1; 0 where nothing of known size is live.
+
+        Raises:
+            KeyError: a skip's join is not in the schedule.
+        """
+        total = sum(self.live_bytes)
+        return sum(self.held_by(skips)) / total if total else 0.0
+
     @cached_property
     def _by_name(self) -> dict[str, Life]:
         return {life.tensor: life for life in self.lives}
@@ -263,55 +310,3 @@ def _read_in(graph: onnx_ir.Graph) -> Iterator[onnx_ir.Value]:
         for inner in _subgraphs(node):
             yield from inner.outputs
     yield from graph.outputs
-
-
-def held_by_skips(
-    table: LifetimeTable, skips: Sequence[Skip], *, at_join: bool = False
-) -> tuple[int, ...]:
-    """Bytes that wait for a join, per step.
-
-    What a skip holds is its fork and what the skip path has made of it, at the steps between birth
-    and join that neither read nor write them. In a plain chain of layers nothing waits.
-
-    Args:
-        table: the lifetimes.
-        skips: the skips of the same model.
-        at_join: count the step of the join too, where the waiting ends.
-
-    Raises:
-        KeyError: a skip's join is not in the schedule.
-    """
-    waiting: set[tuple[str, int]] = set()
-    for skip in skips:
-        join = table.step(skip.join)
-        for tensor in {skip.fork, skip.held, skip.skip.tensor}:
-            if tensor not in table:
-                continue
-            life = table[tensor]
-            steps = range(life.born + 1, min(life.dies, join))
-            waiting.update((tensor, step) for step in steps if step not in life.reads)
-            if at_join and join in life.reads:
-                waiting.add((tensor, join))
-    held = [0] * len(table.schedule)
-    for tensor, step in waiting:
-        held[step] += table[tensor].bytes or 0
-    return tuple(held)
-
-
-def share_held_by_skips(table: LifetimeTable, skips: Sequence[Skip]) -> float:
-    """The share of all feature-map memory that only waits for a join: bytes times steps.
-
-    Over `Lifetime(in_place=True)`, 0.41 for ResNet-50 and 0.44 for ResNet-152, where JointRD
-    (Li et al., NeurIPS 2020) gives about 40 % and 43 % without its definition: "the features in
-    the preceding layers cannot be released until the subsequent calculation is completed".
-    `benchmarks/skip_memory.py` sets other definitions beside it.
-
-    Args:
-        table: the lifetimes.
-        skips: the skips of the same model.
-
-    Returns:
-        Between 0 and 1; 0 where nothing of known size is live.
-    """
-    total = sum(table.live_bytes)
-    return sum(held_by_skips(table, skips)) / total if total else 0.0

@@ -18,10 +18,14 @@ from graphopt.analysis import AnalysisCache
 from graphopt.errors import ModelError
 from graphopt.evidence import METADATA_KEY, Evidence
 from graphopt.ir import preflight
+from graphopt.ir.preflight import shown
 
 Source: TypeAlias = Any
 """A path, the bytes of a file, `onnx.ModelProto`, `onnx_ir.Model`, a graphsurgeon `Graph`, a qonnx
 `ModelWrapper`, or a `Model`."""
+
+MAX_PROTO_BYTES = 2**31 - 1
+"""Bytes at which protobuf ends."""
 
 Kind: TypeAlias = Literal["path", "bytes", "proto", "onnx_ir", "graphsurgeon", "qonnx"]
 
@@ -77,7 +81,7 @@ class Model:
             proto.CopyFrom(source)
             return _from_proto(proto, Origin("proto", "the model"), None)
         if isinstance(source, onnx_ir.Model):
-            return _checked(cls(source.clone(), Origin("onnx_ir", "the model")))
+            return _from_ir(source)
         from graphopt import interop
 
         proto, kind = interop.to_proto(source)
@@ -142,7 +146,9 @@ class Model:
                 return self.to_proto().SerializeToString(deterministic=True)
             case "onnx_ir":
                 model = self.ir.clone()
-                model.metadata_props[METADATA_KEY] = self.evidence.to_text()
+                model.metadata_props.pop(METADATA_KEY, None)
+                if self.evidence.rewrites or self.evidence.refusals:
+                    model.metadata_props[METADATA_KEY] = self.evidence.to_text()
                 return model
             case "graphsurgeon" | "qonnx":
                 from graphopt import interop
@@ -160,20 +166,26 @@ def node_label(node: onnx_ir.Node) -> str:
 
 
 def _load_path(path: Path) -> Model:
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder: name the .onnx file in it.")
+    label = shown(path)
     try:
+        if path.is_dir():
+            raise ModelError(f"{label} is a folder: name the .onnx file in it.")
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ModelError(f"{path} does not exist: check the path.") from None
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return _from_proto(_parse(data, str(path)), Origin("path", str(path), path), path.parent)
+        raise ModelError(f"{label} does not exist: check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"{label} cannot be read ({reason}): check the path.") from error
+    return _from_proto(_parse(data, label), Origin("path", label, path), path.parent)
 
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
     if not data:
         raise ModelError(f"{label} is empty: export or copy the model again.")
+    if len(data) > MAX_PROTO_BYTES:
+        raise ModelError(
+            f"{label} is larger than 2 GiB, where protobuf ends: save it with external data."
+        )
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -193,48 +205,90 @@ def _from_proto(proto: onnx.ModelProto, origin: Origin, folder: Path | None) -> 
         with _quiet_onnx_ir():
             ir = onnx_ir.from_proto(proto)
     except Exception as error:
-        cause = error
+        cause: BaseException = error
         while cause.__cause__ is not None:
-            cause = cause.__cause__  # type: ignore[assignment]
-        sentence = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
-        raise ModelError(f"{origin.label} is not a valid ONNX model: {sentence}") from error
+            cause = cause.__cause__
+        reason = (str(cause).strip() or repr(cause)).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"{origin.label} is not a valid ONNX model ({shown(reason)}): export it again."
+        ) from error
     if folder is not None:
-        onnx_ir.external_data.set_base_dir(ir.graph, str(folder))
+        for graph in _bodies(ir):
+            onnx_ir.external_data.set_base_dir(graph, str(folder))
     return _checked(Model(ir, origin, sidecar, evidence))
+
+
+def _from_ir(source: onnx_ir.Model) -> Model:
+    origin = Origin("onnx_ir", "the model")
+    evidence = Evidence()
+    with contextlib.suppress(ValueError):
+        evidence = Evidence.from_text(source.metadata_props.get(METADATA_KEY, ""))
+    if not all([_in_order(graph, set(), origin.label) for graph in _bodies(source)]):
+        raise ModelError(
+            "the nodes of the onnx_ir model are not in order of execution: call its graph.sort() "
+            "first."
+        )
+    return Model(source.clone(), origin, evidence=evidence)
+
+
+def _bodies(ir: onnx_ir.Model) -> list[onnx_ir.Graph]:
+    """The main graph and those of the functions."""
+    return [ir.graph, *(function.graph for function in ir.functions.values())]
 
 
 def _checked(model: Model) -> Model:
     """Sorts the graph where it is not sorted and refuses what no order can mend."""
     label = model.origin.label
-    known = set(model.graph.inputs)
-    known |= set(model.graph.initializers.values())
+    if all([_in_order(graph, set(), label) for graph in _bodies(model.ir)]):
+        return model
+    try:
+        for graph in _bodies(model.ir):
+            graph.sort()
+    except ValueError:
+        raise ModelError(
+            f"{label}: the nodes form a cycle, so no order of execution exists: export the "
+            "model again."
+        ) from None
+    model.was_sorted = False
+    return model
+
+
+def _in_order(graph: onnx_ir.Graph, outer: set[onnx_ir.Value], label: str) -> bool:
+    """Whether every node follows the ones it reads, those of its subgraphs included.
+
+    Raises:
+        ModelError: a node or an output reads what nothing produces.
+    """
+    known = outer | set(graph.inputs) | set(graph.initializers.values())
     in_order = True
-    for node in model.graph:
+    for node in graph:
         for value in node.inputs:
             if value is None or value in known:
                 continue
-            if value.producer() is None:
+            if value.producer() is None and not value.is_initializer():
                 raise ModelError(
-                    f"{label}: node '{node_label(node)}' reads '{value.name}', which nothing "
-                    "produces: the graph is damaged, export it again."
+                    f"{label}: node '{shown(node_label(node))}' reads '{shown(value.name)}', which "
+                    "nothing produces: the graph is damaged, export it again."
                 )
             in_order = False
-        known |= set(node.outputs)
-    for output in model.graph.outputs:
-        if output not in known and output.producer() is None:
+        for inner in _subgraphs(node):
+            in_order &= _in_order(inner, known, label)
+        known.update(node.outputs)
+    for output in graph.outputs:
+        if output not in known:
             raise ModelError(
-                f"{label}: the output '{output.name}' is produced by no node: export it again."
+                f"{label}: the output '{shown(output.name)}' is produced by no node: export it "
+                "again."
             )
-    if not in_order:
-        try:
-            model.graph.sort()
-        except ValueError:
-            raise ModelError(
-                f"{label}: the nodes form a cycle, so no order of execution exists: export the "
-                "model again."
-            ) from None
-        model.was_sorted = False
-    return model
+    return in_order
+
+
+def _subgraphs(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == onnx_ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph()
+        elif attribute.type == onnx_ir.AttributeType.GRAPHS and not attribute.is_ref():
+            yield from attribute.as_graphs()
 
 
 def _read_evidence(proto: onnx.ModelProto) -> Evidence:

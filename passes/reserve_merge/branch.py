@@ -154,7 +154,9 @@ def _linear(node: onnx_ir.Node, shapes: ShapeTable) -> Linear:
     try:
         return Linear.read(node, shapes[source.name or ""].shape if source is not None else None)
     except NotLinear as error:
-        code = "quantized" if "made by" in str(error) else "runtime-weights"
+        weight = node.inputs[1].producer() if node.inputs[1] is not None else None
+        maker = weight.op_type if weight is not None else ""
+        code = "quantized" if _CODES.get(maker) == "quantized" else "runtime-weights"
         raise Refused(code, str(error)) from error
 
 

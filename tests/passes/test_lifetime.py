@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.ir import Model
-from passes.lifetime import Life, Lifetime, LifetimeTable, held_by_skips, share_held_by_skips
+from passes.lifetime import Life, Lifetime, LifetimeTable
 from passes.skip_detection import Skips
 
 SHARED = Path(os.environ.get("GRAPHOPT_SHARED", Path(__file__).parents[3] / "shared"))
@@ -173,7 +173,7 @@ def test_a_model_without_steps() -> None:
     assert table.peak_bytes == 0
     assert table.peak_step == -1
     assert table.live_bytes == ()
-    assert share_held_by_skips(table, ()) == 0
+    assert table.share_held_by(()) == 0
 
 
 # Against an independent simulation -----------------------------------------------------------
@@ -262,9 +262,9 @@ def test_what_a_skip_holds() -> None:
     """b waits while d -> e and e -> f run; at its birth, at d and at the join it is in use."""
     net = block()
     table, skips = Lifetime(in_place=True).run(net), Skips().run(net)
-    assert held_by_skips(table, skips) == (0, 0, 0, KB, KB, 0, 0)
-    assert held_by_skips(table, skips, at_join=True) == (0, 0, 0, KB, KB, KB, 0)
-    assert share_held_by_skips(table, skips) == 2 / 13
+    assert table.held_by(skips) == (0, 0, 0, KB, KB, 0, 0)
+    assert table.held_by(skips, at_join=True) == (0, 0, 0, KB, KB, KB, 0)
+    assert table.share_held_by(skips) == 2 / 13
     assert sum(table[life.tensor].bytes or 0 for life in table.waiting_at(3)) == KB
 
 
@@ -278,7 +278,7 @@ def test_a_projection_that_runs_first_waits_in_place_of_the_fork() -> None:
         ("Add", "d p", "y"),
     ]
     net = model(nodes, ["y"], constants=W)
-    assert held_by_skips(Lifetime().run(net), Skips().run(net)) == (0, 0, KB, KB, KB, 0)
+    assert Lifetime().run(net).held_by(Skips().run(net)) == (0, 0, KB, KB, KB, 0)
 
 
 def test_overlapping_skips_do_not_count_a_tensor_twice() -> None:
@@ -293,13 +293,13 @@ def test_overlapping_skips_do_not_count_a_tensor_twice() -> None:
     net = model(nodes, ["y"], constants=W)
     table, skips = Lifetime().run(net), Skips().run(net)
     assert len(skips) == 2
-    assert held_by_skips(table, skips) == (0, 0, KB, 0, KB, 0)
+    assert table.held_by(skips) == (0, 0, KB, 0, KB, 0)
 
 
 def test_a_chain_holds_nothing() -> None:
     net = model(BLOCK[:5], ["f"], constants=W)
     table = Lifetime().run(net)
-    assert share_held_by_skips(table, Skips().run(net)) == 0
+    assert table.share_held_by(Skips().run(net)) == 0
     assert not any(table.waiting_at(step) for step in range(5))
 
 
@@ -318,4 +318,4 @@ def test_peak_and_skip_share_of_resnet50() -> None:
     table = net.analyses.get(Lifetime(in_place=True))
     assert table.peak_bytes == 7_225_344
     assert net.analyses.get(Lifetime()).peak_bytes == 9_633_792
-    assert share_held_by_skips(table, net.analyses.get(Skips())) == pytest.approx(0.406, abs=5e-4)
+    assert table.share_held_by(net.analyses.get(Skips())) == pytest.approx(0.406, abs=5e-4)

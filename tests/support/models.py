@@ -148,6 +148,11 @@ def plain_model(
     return onnx.shape_inference.infer_shapes(model)
 
 
+def matrices(proto: onnx.ModelProto) -> list[str]:
+    """Names of the weights of two or more axes, in the order in which they were made."""
+    return [tensor.name for tensor in proto.graph.initializer if len(tensor.dims) > 1]
+
+
 def weight_named(proto: onnx.ModelProto, name: str) -> np.ndarray:
     """A copy of an initializer."""
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
