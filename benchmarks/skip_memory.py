@@ -140,9 +140,9 @@ DEFINITIONS = (
     Definition(
         "bytes x steps that wait, in place (reported)", IN_PLACE, LifetimeTable.share_held_by
     ),
-    Definition("the same, nothing in place", Lifetime(), LifetimeTable.share_held_by),
+    Definition("the same, nothing in place", Lifetime(in_place=False), LifetimeTable.share_held_by),
     Definition("the same, fused", Lifetime(in_place=True, fused=True), LifetimeTable.share_held_by),
-    Definition("mean share per step, join included", Lifetime(), per_step),
+    Definition("mean share per step, join included", Lifetime(in_place=False), per_step),
     Definition("fork to join, fused", Lifetime(in_place=True, fused=True), to_the_join),
     Definition("most that waits / peak", IN_PLACE, at_the_worst_step),
     Definition("skip tensors / (all maps + skips)", IN_PLACE, of_all_maps),

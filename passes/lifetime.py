@@ -218,7 +218,7 @@ class Lifetime:
     """
 
     name: ClassVar[str] = "lifetime"
-    in_place: bool = False
+    in_place: bool = True
     fused: bool = False
 
     def run(self, model: Model) -> LifetimeTable:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from graphopt.cli.console import JsonOption, ModelArgument, TargetOption, out, print_json, progress
-
-if TYPE_CHECKING:
-    from graphopt.ir import Model
-    from graphopt.skips import Skip
 
 
 def inspect(
@@ -42,7 +39,7 @@ def inspect(
         if measure:
             shown("measuring the latency", 0.7)
             estimate = Estimate(target, measured(loaded, estimate.total), estimate.layers)
-        memory = _memory(loaded, skips)
+        memory = loaded.analyses.get(plugins.analysis("memory")).to_json()
     if json:
         print_json(
             {
@@ -58,7 +55,7 @@ def inspect(
     opset = ", ".join(f"{d or 'onnx'} {v}" for d, v in sorted(loaded.ir.opset_imports.items()))
     sorted_note = "" if loaded.was_sorted else "; its nodes were not in order and have been sorted"
     console.print(
-        f"[bold]{model}[/]: {loaded.graph.num_nodes()} nodes, opset {opset}{sorted_note}\n"
+        f"[bold]{escape(str(model))}[/]: {loaded.graph.num_nodes()} nodes, opset {opset}{sorted_note}\n"
     )
     console.print(tables.skips(skips) if skips else "The model has no skip connections.\n")
     console.print(tables.costs([("", estimate.total)]))
@@ -67,21 +64,3 @@ def inspect(
         console.print(tables.layers(estimate))
     if loaded.evidence.rewrites or loaded.evidence.refusals:
         console.print(tables.evidence(loaded.evidence))
-
-
-def _memory(model: Model, skips: tuple[Skip, ...]) -> dict[str, Any]:
-    """Who holds memory at the worst moment, and how much of it skips hold."""
-    from graphopt import plugins
-
-    table = model.analyses.get(plugins.analysis("lifetime"))
-    step = table.peak_step
-    return {
-        "peak_bytes": table.peak_bytes,
-        "peak_at": table.schedule[step] if step >= 0 else None,
-        "live_at_peak": [
-            {"tensor": life.tensor, "bytes": life.bytes, "born": life.born, "dies": life.dies}
-            for life in table.live_at(step)
-        ],
-        "share_held_by_skips": table.share_held_by(skips),
-        "unknown_sizes": len(table.unknown),
-    }

@@ -1,11 +1,11 @@
 """graphsurgeon: its `Graph` there and back, without what graphsurgeon loses on the way.
 
 A `Graph` has no place for quantization annotations, metadata, most doc strings, many types and
-attributes, unused weights, and more. So a `Graph` made here remembers the protobuf it was made from,
-and when it comes back three versions are merged, name by name: the original, what graphsurgeon makes
-of the untouched original, and what it makes of the graph now. Where the latter two agree, the
-original holds; where they differ, the edit holds. A copy of such a Graph (`Graph.copy()`) has
-forgotten; edit the Graph itself.
+attributes, unused weights, and more. So a `Graph` made here remembers the protobuf it was made
+from, and when it comes back three versions are merged, name by name: the original, what
+graphsurgeon makes of the untouched original, and what it makes of the graph now. Where the latter
+two agree, the original holds; where they differ, the edit holds. A copy of such a Graph
+(`Graph.copy()`) has forgotten; edit the Graph itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import onnx
 from google.protobuf.message import Message
 
@@ -228,8 +227,9 @@ def _key(message: Message) -> tuple[tuple[object, ...], ...]:
 
 
 def _merged_list(new: Any, old: Any, was: Any) -> list[Message]:
-    """The merge of a list of named messages, in the order of `new`; what graphsurgeon could not hold
-    follows the neighbour it had."""
+    """The merge of a list of named messages, in the order of `new`; what graphsurgeon could not
+    hold follows the neighbour it had.
+    """
     old_at, was_at = _Index(old), _Index(was)
     merged: list[Message] = []
     place_of: dict[int, int] = {}

@@ -53,7 +53,8 @@ def from_proto(proto: onnx.ModelProto) -> Any:
 def reference_operators(proto: onnx.ModelProto) -> list[type[Any]]:
     """Implementations for `onnx.reference.ReferenceEvaluator(new_ops=...)`: of the foreign
     operators in `proto` that are known here, and of two of ONNX's own that the evaluator gets wrong
-    or takes minutes for (`batch_normalization`, `resize_nearest`)."""
+    or takes minutes for (`batch_normalization`, `resize_nearest`).
+    """
     used = {(node.domain, node.op_type) for node in _nodes(proto)}
     operators = [
         _operator(domain, op_type, rule)
@@ -74,7 +75,8 @@ def reference_operators(proto: onnx.ModelProto) -> list[type[Any]]:
 def declare_domains(proto: onnx.ModelProto) -> None:
     """Adds (in place) an import of version 1 for each operator domain that `proto` uses without
     importing it, as Brevitas exports do; the reference evaluator insists on one. "ai.onnx" becomes
-    the empty domain that it stands for."""
+    the empty domain that it stands for.
+    """
     for node in _nodes(proto):
         if node.domain == "ai.onnx":
             node.domain = ""
@@ -221,7 +223,7 @@ ROUNDING: dict[str, Callable[[Array], Array]] = {
     "HALF_UP": _half_away,
     "HALF_DOWN": _half_towards_zero,
 }
-"""Rounding modes of the specification. UP is away from zero and DOWN towards it, also for halves."""
+"""Rounding modes of the specification. UP is away from zero, DOWN towards it, also for halves."""
 
 
 def _rounding(mode: str) -> Callable[[Array], Array]:
@@ -244,7 +246,8 @@ def _limits(bit_width: Array, signed: int, narrow: int) -> tuple[Array, Array]:
 
 def _channels_last(node: onnx.NodeProto, *arrays: Array) -> Array:
     """Runs `node` as the ONNX operator of the same name: x is [N, *spatial, C], as is the result;
-    the weight of a Conv is [M, *kernel, C / group]."""
+    the weight of a Conv is [M, *kernel, C / group].
+    """
     from onnx.reference import ReferenceEvaluator
 
     moved = 2 if node.op_type == "Conv" else 1
@@ -256,8 +259,8 @@ def _channels_last(node: onnx.NodeProto, *arrays: Array) -> Array:
         for index, (name, array) in enumerate(zip(node.input, arrays, strict=False))
         if name
     }
-    result = ReferenceEvaluator(inner).run(None, feeds)
-    return np.ascontiguousarray(np.moveaxis(np.asarray(result[0]), 1, -1))
+    result, *_ = ReferenceEvaluator(inner).run(None, feeds)
+    return np.ascontiguousarray(np.moveaxis(np.asarray(result), 1, -1))
 
 
 _GENERAL: dict[str, Callable[..., Array]] = {
@@ -281,7 +284,8 @@ def resize_nearest(
     **_unused: object,
 ) -> Array:
     """ONNX `Resize` in mode "nearest", which onnx's own evaluator computes element by element
-    (minutes for a U-Net) and only with a region of interest. Arguments as in ONNX."""
+    (minutes for a U-Net) and only with a region of interest. Arguments as in ONNX.
+    """
     for axis, length in enumerate(x.shape):
         if scales is not None and scales.size:
             scale = float(scales[axis])
@@ -314,7 +318,8 @@ def batch_normalization(
     **_unused: object,
 ) -> Array:
     """ONNX `BatchNormalization` for inference. Between opsets 7 and 13 onnx's own evaluator takes
-    the momentum that every exporter writes for a sign of training, and normalizes by the batch."""
+    the momentum that every exporter writes for a sign of training, and normalizes by the batch.
+    """
     axes = (1,) * (x.ndim - 2)
     factor = scale / np.sqrt(variance + epsilon)
     shift = bias - mean * factor

@@ -223,7 +223,8 @@ def _from_ir(source: onnx_ir.Model) -> Model:
     evidence = Evidence()
     with contextlib.suppress(ValueError):
         evidence = Evidence.from_text(source.metadata_props.get(METADATA_KEY, ""))
-    if not all([_in_order(graph, set(), origin.label) for graph in _bodies(source)]):
+    in_order = [_in_order(graph, set(), origin.label) for graph in _bodies(source)]
+    if not all(in_order):
         raise ModelError(
             "the nodes of the onnx_ir model are not in order of execution: call its graph.sort() "
             "first."
@@ -239,7 +240,8 @@ def _bodies(ir: onnx_ir.Model) -> list[onnx_ir.Graph]:
 def _checked(model: Model) -> Model:
     """Sorts the graph where it is not sorted and refuses what no order can mend."""
     label = model.origin.label
-    if all([_in_order(graph, set(), label) for graph in _bodies(model.ir)]):
+    in_order = [_in_order(graph, set(), label) for graph in _bodies(model.ir)]
+    if all(in_order):
         return model
     try:
         for graph in _bodies(model.ir):

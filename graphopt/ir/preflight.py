@@ -1,9 +1,9 @@
 """Guards around `onnx_ir`: what must be checked or set aside before a protobuf becomes a graph.
 
 `onnx_ir` keeps nearly everything of a model. What it drops (sparse initializers, training info,
-annotations and shapes of tensors that no node makes, ...) is put into a `Sidecar` here and put back
-on the way out; what it would crash on is refused with one sentence. A model file is untrusted: sizes
-are compared before anything is allocated, external data may not leave the model's folder, and
+annotations and shapes of tensors that no node makes, ...) is put into a `Sidecar` here and put
+back on the way out; what it would crash on is refused with one sentence. A model file is untrusted:
+sizes are compared before anything is allocated, external data may not leave the model's folder, and
 functions that call themselves, on which onnx's own shape inference crashes, are refused.
 """
 
@@ -161,7 +161,8 @@ def _check_names(graph: onnx.GraphProto, label: str) -> None:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ModelError(
-                f"{label}: the tensor '{shown(twice)}' {what}: the graph is damaged, export it again."
+                f"{label}: the tensor '{shown(twice)}' {what}: the graph is damaged, export it "
+                "again."
             )
     inputs, weights, made = map(set, lists.values())
     if "" in inputs | weights:
@@ -231,7 +232,8 @@ def _check_attributes(node: onnx.NodeProto, label: str) -> None:
         sparse = attribute.HasField("sparse_tensor") or attribute.sparse_tensors
         if sparse and not (_is_constant(node) and attribute.name == "sparse_value"):
             raise ModelError(
-                f"{what} is a sparse tensor, which graphopt handles only in a Constant: store it dense."
+                f"{what} is a sparse tensor, which graphopt handles only in a Constant: store it "
+                "dense."
             )
         for inner in (attribute.tp, *attribute.type_protos):
             if _kinds(inner) & _NO_TYPE:
@@ -276,13 +278,13 @@ def _check_tensor(tensor: onnx.TensorProto, label: str, folder: Path | None) -> 
         )
     if math.prod(max(dim, 1) for dim in tensor.dims) > MAX_ELEMENTS:
         raise ModelError(
-            f"{label}: weight '{name}' of shape {_shape(tensor.dims)} is too large for any machine: "
-            "the file is damaged, export it again."
+            f"{label}: weight '{name}' of shape {_shape(tensor.dims)} is too large for any "
+            "machine: the file is damaged, export it again."
         )
     if _bits(tensor.data_type) is None and tensor.data_type != onnx.TensorProto.STRING:
         raise ModelError(
-            f"{label}: weight '{name}' has the element type {tensor.data_type}, which graphopt does "
-            "not know: export the model again."
+            f"{label}: weight '{name}' has the element type {tensor.data_type}, which graphopt "
+            "does not know: export the model again."
         )
     expected = _stored_bytes(tensor)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -331,7 +333,7 @@ def _entries(tensor: onnx.TensorProto) -> tuple[int, int, str]:
     return len(getattr(tensor, name)), elements, f"entries in {name}"
 
 
-_FIELD = {
+_FIELD: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float_data",
     onnx.TensorProto.COMPLEX64: "float_data",
     onnx.TensorProto.DOUBLE: "double_data",
@@ -380,8 +382,8 @@ def _check_external(
         )
     if status.st_nlink > 1:
         raise ModelError(
-            f"{label}: weight '{name}' lies in '{where}', a file with several hard links, which may "
-            "be another program's: make it a copy of its own."
+            f"{label}: weight '{name}' lies in '{where}', a file with several hard links, which "
+            "may be another program's: make it a copy of its own."
         )
     try:
         offset = int(entries.get("offset", "0"))
@@ -408,8 +410,8 @@ def _check_sparse(sparse: onnx.SparseTensorProto, label: str) -> None:
     for part in (sparse.values, sparse.indices):
         if part.data_location == onnx.TensorProto.EXTERNAL:
             raise ModelError(
-                f"{label}: the sparse weight '{name}' lies in an external file, which graphopt does "
-                "not handle: store it dense."
+                f"{label}: the sparse weight '{name}' lies in an external file, which graphopt "
+                "does not handle: store it dense."
             )
     if sparse.indices.data_type != onnx.TensorProto.INT64:
         raise ModelError(
@@ -564,7 +566,8 @@ def _separate_ends(
     outputs: list[onnx.ValueInfoProto],
 ) -> None:
     """Gives a tensor that is listed more than once the entry it had in each place: in `onnx_ir` it
-    has one shape, that of its last entry."""
+    has one shape, that of its last entry.
+    """
     last = {info.name: info.type for info in (*inputs, *outputs)}
     for now, was in ((graph.input, inputs), (graph.output, outputs)):
         if [info.name for info in now] == [info.name for info in was]:
@@ -780,7 +783,7 @@ def _is_whole(type_proto: onnx.TypeProto) -> bool:
 
 
 def _complete(type_proto: onnx.TypeProto) -> None:
-    """Writes out an element type that is left out (undefined): without it `onnx_ir` drops the shape."""
+    """Writes out an element type that is left out: without it `onnx_ir` drops the shape."""
     kind = type_proto.WhichOneof("value")
     if kind in ("tensor_type", "sparse_tensor_type"):
         inner: Any = getattr(type_proto, kind)
@@ -797,6 +800,6 @@ def _completed(type_proto: onnx.TypeProto) -> onnx.TypeProto:
 
 
 def _copy(message: _M) -> _M:
-    copy = type(message)()
+    copy: _M = type(message)()
     copy.CopyFrom(message)
     return copy

@@ -121,6 +121,8 @@ class Shapes:
     def run(self, model: Model) -> ShapeTable:
         """Infers. Tensors of subgraphs are not in the table."""
         copy = model.ir.clone()
+        for node in copy.graph:  # one domain without an import would stop the inference of all
+            copy.graph.opset_imports.setdefault(node.domain, 1)
         _infer(copy)
         table = _table(copy)
         if any(info.elements() is None for info in table.values()):
@@ -145,9 +147,7 @@ def _infer(model: onnx_ir.Model) -> None:
 def _carry_over(model: onnx_ir.Model) -> bool:
     changed = False
     for node in model.graph:
-        if (node.domain, node.op_type) not in SHAPE_PRESERVING or not node.inputs:
-            continue
-        source, target = node.inputs[0], node.outputs[0]
+        source, target = _carrier_of_shape(node), node.outputs[0]
         if source is None or source.shape is None:
             continue
         if target.shape is None or _unknown(target.shape) > _unknown(source.shape):
@@ -156,6 +156,19 @@ def _carry_over(model: onnx_ir.Model) -> bool:
         if target.dtype is None and source.dtype is not None:
             target.type = onnx_ir.TensorType(source.dtype)
     return changed
+
+
+def _carrier_of_shape(node: onnx_ir.Node) -> onnx_ir.Value | None:
+    """The input whose shape the output has, for operators that ONNX's inference does not know."""
+    if not node.inputs:
+        return None
+    if (node.domain, node.op_type) in SHAPE_PRESERVING:
+        return node.inputs[0]
+    if node.op_type in ("QLinearAdd", "QLinearMul") and len(node.inputs) > 3:
+        left, right = node.inputs[0], node.inputs[3]
+        alike = left is not None and right is not None and left.shape == right.shape
+        return left if alike else None
+    return None
 
 
 def _unknown(shape: onnx_ir.Shape) -> int:

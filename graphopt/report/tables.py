@@ -108,7 +108,7 @@ def _ratio(before: float | None, after: float | None) -> str:
 def memory(record: dict[str, Any], most: int = 6) -> Table:
     """Who holds memory at the worst moment."""
     made = table(
-        f"Memory: peak of {size(record['peak_bytes'])} at {record['peak_at']}; skips hold "
+        f"Memory: peak of {size(record['peak_bytes'])} at {escape(str(record['peak_at']))}; skips hold "
         f"{100 * record['share_held_by_skips']:.0f} % of the feature-map memory",
         "live at the peak",
         ">bytes",

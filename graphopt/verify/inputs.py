@@ -59,6 +59,15 @@ def cases(model: Model, seed: int = 0) -> Iterator[Case]:
 STYLES = ("normal", "uniform 0..1", "negative", "normal x 30", "border", "uniform 0..255", "zeros",
           "normal x 0.1")  # fmt: skip
 
+_INTEGERS = {
+    "zeros": (0, 0),
+    "uniform 0..1": (0, 1),
+    "uniform 0..255": (0, 255),
+    "negative": (-128, -1),
+    "normal x 0.1": (-2, 2),
+}
+"""Range of an integer input by style: all of a byte, and numbers small enough to be an index."""
+
 
 def _plan(
     symbols: list[str], inputs: Mapping[str, TensorInfo]
@@ -107,10 +116,10 @@ def _fill(style: str, shape: tuple[int, ...], info: TensorInfo, rng: np.random.G
     if dtype == np.bool_:
         return rng.random(shape) < 0.5
     if np.issubdtype(dtype, np.integer):
-        high = min(int(np.iinfo(dtype).max), 127)
-        low = max(int(np.iinfo(dtype).min), -128)
-        if style == "zeros":
-            return np.zeros(shape, dtype)
+        limits = np.iinfo(dtype)
+        styled = style if limits.min < 0 or style != "negative" else "uniform 0..255"
+        low, high = _INTEGERS.get(styled, (-128, 127))
+        low, high = max(low, int(limits.min)), min(high, int(limits.max))
         return rng.integers(low, high, shape, dtype=dtype, endpoint=True)
     if dtype == np.object_:
         return np.full(shape, "", dtype)

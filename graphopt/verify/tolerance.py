@@ -52,7 +52,7 @@ def disturbed(model: Model, seed: int = 0) -> Model:
         layer.name: max(1, layer.multiply_adds // (layer.output.elements() or 1))
         for layer in model.analyses.get(Layers(fuse=False))
     }
-    for node in copy.graph:
+    for number, node in enumerate(copy.graph):
         if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
             continue
         for index, value in enumerate(node.inputs):
@@ -65,7 +65,7 @@ def disturbed(model: Model, seed: int = 0) -> Model:
             node.replace_input_with(
                 index,
                 _initializer(
-                    copy, f"{node_label(node)}.{index}", (array * noise).astype(array.dtype)
+                    copy, f"{number}.{index}.disturbed", (array * noise).astype(array.dtype)
                 ),
             )
     copy.analyses.keep_only(())
@@ -80,11 +80,10 @@ def _weight(value: onnx_ir.Value | None) -> Array | None:
 
 
 def _initializer(model: Model, name: str, array: Array) -> onnx_ir.Value:
-    unique = f"{name}.disturbed"
     value = onnx_ir.Value(
-        name=unique,
+        name=name,
         shape=onnx_ir.Shape(array.shape),
-        const_value=onnx_ir.tensor(array, name=unique),
+        const_value=onnx_ir.tensor(array, name=name),
     )
     value.type = onnx_ir.TensorType(value.const_value.dtype)  # type: ignore[union-attr]
     model.graph.register_initializer(value)

@@ -62,7 +62,7 @@ def block() -> Model:
 
 
 def test_lives_of_a_residual_block() -> None:
-    table = Lifetime().run(block())
+    table = Lifetime(in_place=False).run(block())
     assert table.schedule == ("a", "b", "d", "e", "f", "g", "y")
     assert table["x"] == Life("x", -1, 0, KB, (0,))
     assert table["b"] == Life("b", 1, 5, KB, (2, 5))
@@ -90,7 +90,7 @@ def test_in_place_operators_take_over_dying_buffers() -> None:
 
 
 def test_fused_layers_hide_what_lies_between() -> None:
-    table = Lifetime(fused=True).run(block())
+    table = Lifetime(fused=True, in_place=False).run(block())
     assert table.schedule == ("a", "d", "f", "g")
     assert "a" not in table
     assert table.live_bytes == tuple(n * KB for n in (2, 2, 3, 3))
@@ -137,7 +137,7 @@ def test_shape_arithmetic_neither_runs_nor_keeps_alive() -> None:
         ("Shape", "a", "size"),
         ("Reshape", "d size", "y"),
     ]
-    table = Lifetime().run(model(nodes, ["y"]))
+    table = Lifetime(in_place=False).run(model(nodes, ["y"]))
     assert table.schedule == ("a", "b", "d", "y")
     assert table["a"].dies == 1
 
@@ -155,14 +155,14 @@ def test_subgraphs_keep_what_they_read_alive() -> None:
         ("Cast", "sum", "choice", {"to": TensorProto.BOOL}),
         ("If", "choice", "y", {"then_branch": branch("yes"), "else_branch": branch("no")}),
     ]
-    table = Lifetime().run(model(nodes, ["y"]))
+    table = Lifetime(in_place=False).run(model(nodes, ["y"]))
     assert table["a"].reads == (1, 4)
     assert table["a"].dies == 4
 
 
 def test_a_symbolic_batch_counts_once_and_unknown_sizes_are_listed() -> None:
     nodes = [("Relu", "x", "a"), ("Guess", "a", "guessed", {"domain": "somewhere.else"})]
-    table = Lifetime().run(model(nodes, ["a"], ["N", 4, 8, 8]))
+    table = Lifetime(in_place=False).run(model(nodes, ["a"], ["N", 4, 8, 8]))
     assert table["a"].bytes == KB
     assert table.unknown == ("guessed",)
     assert table.live_bytes == (2 * KB, KB)
@@ -214,7 +214,7 @@ def test_live_bytes_are_those_of_a_reference_counting_run(
     """Frees every tensor when its last reader has run, as an interpreter would."""
     nodes, outputs = drawn
     net = model(nodes, outputs, constants=W)
-    table = Lifetime().run(net)
+    table = Lifetime(in_place=False).run(net)
     size = {life.tensor: life.bytes or 0 for life in table.lives}
     left = {name: sum(name in node[1].split() for node in nodes) for name in size}
     memory = {"x"} if left["x"] else set()
@@ -239,7 +239,7 @@ def test_in_place_never_overwrites_what_is_still_read(
     """Runs the buffers: every reader finds the tensor it wants in the buffer that it was put in."""
     nodes, outputs = drawn
     net = model(nodes, outputs, constants=W)
-    table, roomy = Lifetime(in_place=True).run(net), Lifetime().run(net)
+    table, roomy = Lifetime(in_place=True).run(net), Lifetime(in_place=False).run(net)
     buffer = {"x": "x"}
     content = {"x": "x"}
     for step, (_, inputs, name, *_) in enumerate(nodes):
@@ -278,7 +278,7 @@ def test_a_projection_that_runs_first_waits_in_place_of_the_fork() -> None:
         ("Add", "d p", "y"),
     ]
     net = model(nodes, ["y"], constants=W)
-    assert Lifetime().run(net).held_by(Skips().run(net)) == (0, 0, KB, KB, KB, 0)
+    assert Lifetime(in_place=False).run(net).held_by(Skips().run(net)) == (0, 0, KB, KB, KB, 0)
 
 
 def test_overlapping_skips_do_not_count_a_tensor_twice() -> None:
@@ -291,14 +291,14 @@ def test_overlapping_skips_do_not_count_a_tensor_twice() -> None:
         ("Concat", "a f", "y", {"axis": 1}),
     ]
     net = model(nodes, ["y"], constants=W)
-    table, skips = Lifetime().run(net), Skips().run(net)
+    table, skips = Lifetime(in_place=False).run(net), Skips().run(net)
     assert len(skips) == 2
     assert table.held_by(skips) == (0, 0, KB, 0, KB, 0)
 
 
 def test_a_chain_holds_nothing() -> None:
     net = model(BLOCK[:5], ["f"], constants=W)
-    table = Lifetime().run(net)
+    table = Lifetime(in_place=False).run(net)
     assert table.share_held_by(Skips().run(net)) == 0
     assert not any(table.waiting_at(step) for step in range(5))
 
@@ -317,5 +317,5 @@ def test_peak_and_skip_share_of_resnet50() -> None:
     net = Model.load(path)
     table = net.analyses.get(Lifetime(in_place=True))
     assert table.peak_bytes == 7_225_344
-    assert net.analyses.get(Lifetime()).peak_bytes == 9_633_792
+    assert net.analyses.get(Lifetime(in_place=False)).peak_bytes == 9_633_792
     assert table.share_held_by(net.analyses.get(Skips())) == pytest.approx(0.406, abs=5e-4)

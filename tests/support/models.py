@@ -103,10 +103,9 @@ def residual_mlp(
 
 def dense(net: Net, x: str, inputs: int, outputs: int) -> str:
     """A Gemm with a bias."""
-    weight = net.rng.standard_normal((outputs, inputs)) / np.sqrt(inputs)
-    return net.op(
-        "Gemm", x, net.const(weight), net.const(net.rng.standard_normal(outputs)), transB=1
-    )
+    weight = net.rng.standard_normal((outputs, inputs)) * np.sqrt(2 / inputs)
+    bias = net.rng.standard_normal(outputs) * 0.3
+    return net.op("Gemm", x, net.const(weight), net.const(bias), transB=1)
 
 
 def plain_model(
@@ -117,6 +116,7 @@ def plain_model(
     *,
     weights_are_inputs: bool = False,
     opset: int = 17,
+    domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """A model from its parts, for graphs of no common kind.
 
@@ -127,6 +127,7 @@ def plain_model(
         weights: arrays by name.
         weights_are_inputs: lists the weights among the inputs as well.
         opset: version of the operator set.
+        domains: further domains, of version 1.
     """
     arrays = {name: np.asarray(array) for name, array in (weights or {}).items()}
     listed = dict(inputs)
@@ -144,7 +145,8 @@ def plain_model(
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    imports = [helper.make_opsetid(d, v) for d, v in (("", opset), *((d, 1) for d in domains))]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
     return onnx.shape_inference.infer_shapes(model)
 
 

@@ -79,7 +79,7 @@ def test_unchanged_but_for_constants_and_dead_code() -> None:
 def test_equal_says_how_it_was_checked() -> None:
     found = compared(conv_net(), conv_net(lambda net, y: net.op("Neg", net.op("Neg", y))))
     assert found.status is Status.EQUAL
-    assert len(found.cases) == len(set(found.cases)) + 1  # the last style is drawn twice
+    assert len(found.cases) == len(set(found.cases)) + 2  # one style is drawn three times
     assert f"{len(found.cases)} inputs" in found.reason
     (error,) = found.errors
     assert (error.tensor, error.inner, error.telling) == ("y", False, True)
@@ -132,10 +132,18 @@ def assert_different(before: onnx.ModelProto, after: onnx.ModelProto, match: str
 
 @pytest.mark.parametrize("build", [residual_mlp, residual_net], ids=["mlp", "conv"])
 @pytest.mark.parametrize("which", range(4))
-def test_one_weight_that_is_off_by_a_thousandth(
+def test_a_weight_that_is_off_by_a_thousandth(
     build: Callable[[], onnx.ModelProto], which: int
 ) -> None:
     proto = build()
+    name = matrices(proto)[which]
+    array = weight_named(proto, name) * np.float32(1.001)
+    assert_different(proto, with_weight(proto, name, array), "times the tolerance")
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_single_element_that_is_off_by_a_thousandth(which: int) -> None:
+    proto = residual_net()
     name = matrices(proto)[which]
     array = weight_named(proto, name)
     place = np.unravel_index(np.abs(array).argmax(), array.shape)
@@ -394,14 +402,9 @@ def test_a_model_that_drowns_in_its_own_noise() -> None:
 @pytest.mark.parametrize("domain", ["nobody.knows", ""])
 def test_an_unknown_operator_cannot_be_run(domain: str) -> None:
     def foreign(alpha: float) -> onnx.ModelProto:
-        proto = plain_model(
-            [node("Mystery", ["x"], ["y"], domain=domain, alpha=alpha)],
-            {"x": (np.float32, ("N", 4))},
-            ["y"],
-        )
-        if domain:
-            proto.opset_import.append(helper.make_opsetid(domain, 1))
-        return proto
+        mystery = node("Mystery", ["x"], ["y"], domain=domain, alpha=alpha)
+        x = {"x": (np.float32, ("N", 4))}
+        return plain_model([mystery], x, ["y"], domains=[domain] if domain else [])
 
     found = compared(foreign(1.0), foreign(2.0))
     assert found.status is Status.NOT_RUN
@@ -548,7 +551,7 @@ def test_exact_rewrites_pass(name: str) -> None:
     assert found.worst is not None
     assert found.worst.absolute > 0  # it does round otherwise
     assert found.worst.relative < found.worst.tolerance
-    assert found.worst.tolerance < 2e-3
+    assert found.worst.tolerance < 5e-3
 
 
 @pytest.mark.parametrize("name", REASSOCIATED)
