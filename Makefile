@@ -21,6 +21,7 @@ help: ## show this list
 demo: $(VENV)/.runtime ## optimize a small residual network (installs what it needs into .venv)
 	@mkdir -p build
 	$(BIN)/graphopt optimize examples/models/digits_resnet.onnx --preset plain -o build/digits_resnet.plain.onnx
+	$(BIN)/python examples/remove_skips.py examples/models/digits_mobilenetv2.onnx
 
 # One BLAS and torch thread in each of the test processes: JOBS of them fill the cores.
 test: lint ## lint, then run the tests and the coverage gate: what CI runs

@@ -63,7 +63,8 @@ def _read(proto: onnx.ModelProto) -> Any:
             "pip install 'graphopt[graphsurgeon]'."
         ) from error
     try:
-        return onnx_graphsurgeon.import_onnx(proto)
+        with onnx_graphsurgeon.logger.G_LOGGER.suppress():
+            return onnx_graphsurgeon.import_onnx(proto)
     except Exception as error:
         raise ModelError(f"graphsurgeon cannot read this model ({_sentence(error)}).") from error
 
@@ -72,7 +73,8 @@ def _written(graph: Any) -> onnx.ModelProto:
     import onnx_graphsurgeon
 
     try:
-        proto: onnx.ModelProto = onnx_graphsurgeon.export_onnx(graph, do_type_check=False)
+        with onnx_graphsurgeon.logger.G_LOGGER.suppress():
+            proto: onnx.ModelProto = onnx_graphsurgeon.export_onnx(graph, do_type_check=False)
     except Exception as error:
         raise ModelError(
             f"graphsurgeon cannot write this graph ({_sentence(error)}): mend it with "

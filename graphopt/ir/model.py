@@ -134,7 +134,8 @@ class Model:
         """The model as protobuf, evidence in its metadata, nothing lost. External weights stay
         external (their entries point to where the model was loaded from).
         """
-        proto = onnx_ir.to_proto(self.ir)
+        with _quiet_onnx_ir():
+            proto = onnx_ir.to_proto(self.ir)
         preflight.put_back(proto, self.sidecar)
         _write_evidence(proto, self.evidence)
         return proto

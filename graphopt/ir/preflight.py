@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -56,8 +56,8 @@ class GraphNotes:
     Attributes:
         sparse: sparse initializers by tensor name.
         sparse_constants: nodes with `sparse_value`, by the name of their output.
-        value_info: entries of tensors that nothing in the graph defines, or of types that `onnx_ir`
-            does not have.
+        value_info: entries of tensors that nothing in the graph defines, of types that `onnx_ir`
+            does not have, and of the inputs of a function.
         annotations: quantization annotations of tensors that nothing in the graph defines.
         initializer_info: names of the initializers that had a `value_info` entry of their own.
         both_ends: inputs and outputs, in order, of a graph that lists a tensor more than once.
@@ -441,8 +441,7 @@ def set_aside(proto: onnx.ModelProto, label: str) -> Sidecar:
         weights = {tensor.name for tensor in proto.graph.initializer}
         weights.update(_sparse_names(proto.graph))
         sidecar.inputs = [_copy(info) for info in proto.graph.input]
-        for info in [info for info in proto.graph.input if info.name in weights]:
-            proto.graph.input.remove(info)
+        _keep(proto.graph.input, lambda info: info.name not in weights)
     for tensor in _tensors(proto):
         for entry in tensor.external_data:
             if entry.key == "checksum":
@@ -452,7 +451,7 @@ def set_aside(proto: onnx.ModelProto, label: str) -> Sidecar:
         place = _function_key(function)
         notes = sidecar.notes[place] = GraphNotes()
         _set_aside_nodes(function.node, place, notes, sidecar, label)
-        made = {name for node in function.node for name in node.output} | set(function.input)
+        made = {name for node in function.node for name in node.output}
         notes.value_info = [
             _copy(info)
             for info in function.value_info
@@ -475,10 +474,12 @@ def _set_aside_graph(graph: onnx.GraphProto, place: Place, sidecar: Sidecar, lab
     _set_aside_nodes(graph.node, place, notes, sidecar, label)
     known = {name for node in graph.node for name in node.output} | weights | set(notes.sparse)
     known |= {info.name for info in graph.input}
-    for info in list(graph.value_info):
-        if info.name not in known or _kinds(info.type) & _NO_TYPE or not _is_whole(info.type):
-            notes.value_info.append(_copy(info))
-            graph.value_info.remove(info)
+
+    def fits(info: onnx.ValueInfoProto) -> bool:
+        return info.name in known and _is_whole(info.type) and not _kinds(info.type) & _NO_TYPE
+
+    notes.value_info = [_copy(info) for info in graph.value_info if not fits(info)]
+    _keep(graph.value_info, fits)
     for info in (*graph.input, *graph.output, *graph.value_info):
         _complete(info.type)
     notes.annotations = [
@@ -509,32 +510,36 @@ def put_back(proto: onnx.ModelProto, sidecar: Sidecar) -> None:
     _put_back_graph(proto.graph, (), sidecar)
     if sidecar.inputs is not None:
         _list_weights(proto.graph, sidecar.inputs)
+    main = sidecar.notes.get((), GraphNotes())
+    moved: set[str] = set()
     for function in proto.functions:
         place = _function_key(function)
         notes = sidecar.notes.get(place, GraphNotes())
         _put_back_nodes(function.node, place, notes, sidecar)
         present = {info.name for info in function.value_info}
         function.value_info.extend(i for i in notes.value_info if i.name not in present)
-        prefix = f"{function.domain}::{function.name}/"
-        if notes.value_info and proto.ir_version < FIRST_WITH_FUNCTION_SHAPES:
-            kept = {info.name for info in sidecar.notes.get((), GraphNotes()).value_info}
-            for info in list(proto.graph.value_info):
-                if info.name.startswith(prefix) and info.name not in kept:
-                    proto.graph.value_info.remove(info)
+        if proto.ir_version < FIRST_WITH_FUNCTION_SHAPES:
+            prefix = f"{function.domain}::{function.name}/"
+            moved.update(prefix + info.name for info in notes.value_info)
+    moved -= {info.name for info in main.value_info}
+    _keep(proto.graph.value_info, lambda info: info.name not in moved)
     proto.training_info.extend(sidecar.training_info)
-    if sidecar.checksums:
-        for tensor in _tensors(proto):
-            checksum = sidecar.checksums.get(_external_key(tensor))
-            if checksum is not None and tensor.external_data:
-                tensor.external_data.add(key="checksum", value=checksum)
+    for tensor in _tensors(proto):
+        entries = {entry.key: entry.value for entry in tensor.metadata_props}
+        if len(entries) < len(tensor.metadata_props):  # onnx_ir writes each of them twice
+            del tensor.metadata_props[:]
+            for key, value in entries.items():
+                tensor.metadata_props.add(key=key, value=value)
+        checksum = sidecar.checksums.get(_external_key(tensor))
+        if checksum is not None and tensor.external_data:
+            tensor.external_data.add(key="checksum", value=checksum)
 
 
 def _put_back_graph(graph: onnx.GraphProto, place: Place, sidecar: Sidecar) -> None:
     notes = sidecar.notes.get(place, GraphNotes())
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    for info in list(graph.value_info):
-        if info.name in weights and info.name not in notes.initializer_info:
-            graph.value_info.remove(info)
+    added = {name: t for name, t in weights.items() if name not in notes.initializer_info}
+    _keep(graph.value_info, lambda i: i.name not in added or i != _plain_info(added[i.name]))
     for name, sparse in notes.sparse.items():
         tensor = weights.get(name)
         if tensor is not None and _same_values(tensor, _densified(sparse, name)):
@@ -558,6 +563,11 @@ def _put_back_nodes(
         for attribute in node.attribute:
             for index, graph in enumerate(_subgraphs(attribute)):
                 _put_back_graph(graph, (*place, _label(node), attribute.name, str(index)), sidecar)
+
+
+def _plain_info(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
+    """What `onnx_ir` writes about every weight: nothing that the weight does not say itself."""
+    return onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
 
 
 def _separate_ends(
@@ -598,11 +608,7 @@ def _list_weights(graph: onnx.GraphProto, listed: list[onnx.ValueInfoProto]) -> 
     ]
     merged += inputs.values()
     known = {info.name for info in merged}
-    merged += [
-        onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
-        for name, tensor in weights.items()
-        if name not in known
-    ]
+    merged += [_plain_info(tensor) for name, tensor in weights.items() if name not in known]
     del graph.input[:]
     graph.input.extend(merged)
 
@@ -797,6 +803,14 @@ def _completed(type_proto: onnx.TypeProto) -> onnx.TypeProto:
     copy = _copy(type_proto)
     _complete(copy)
     return copy
+
+
+def _keep(messages: Any, wanted: Callable[[Any], bool]) -> None:
+    """Removes from a list in a message what is not wanted."""
+    kept = [_copy(message) for message in messages if wanted(message)]
+    if len(kept) < len(messages):
+        del messages[:]
+        messages.extend(kept)
 
 
 def _copy(message: _M) -> _M:

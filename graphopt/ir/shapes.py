@@ -121,6 +121,8 @@ class Shapes:
     def run(self, model: Model) -> ShapeTable:
         """Infers. Tensors of subgraphs are not in the table."""
         copy = model.ir.clone()
+        for value in [v for v in copy.graph.inputs if v.name in copy.graph.initializers]:
+            copy.graph.inputs.remove(value)  # so that shape arithmetic on them can be folded
         for node in copy.graph:  # one domain without an import would stop the inference of all
             copy.graph.opset_imports.setdefault(node.domain, 1)
         _infer(copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -107,8 +108,9 @@ def _ratio(before: float | None, after: float | None) -> str:
 
 def memory(record: dict[str, Any], most: int = 6) -> Table:
     """Who holds memory at the worst moment."""
+    where = escape(str(record["peak_at"]))
     made = table(
-        f"Memory: peak of {size(record['peak_bytes'])} at {escape(str(record['peak_at']))}; skips hold "
+        f"Memory: peak of {size(record['peak_bytes'])} at {where}; skips hold "
         f"{100 * record['share_held_by_skips']:.0f} % of the feature-map memory",
         "live at the peak",
         ">bytes",
@@ -158,17 +160,27 @@ def timing(records: Sequence[PassRecord], analyses: dict[str, float]) -> Table:
 def evidence(found: Evidence) -> Table:
     """What has been done to a model, as its metadata tells."""
     made = table("What was done to this model", "pass", "region", "rule", "exactness", "facts")
+    alike = Counter((r.by, r.rule, r.exactness) for r in found.rewrites if r.before is None)
+    shown = set()
     for rewrite in found.rewrites:
+        kind = (rewrite.by, rewrite.rule, rewrite.exactness)
+        if kind in shown:
+            continue
+        more = alike[kind] - 1
+        if more > 0:
+            shown.add(kind)
         made.add_row(
-            rewrite.by,
-            escape(rewrite.region.name),
+            escape(rewrite.by),
+            escape(rewrite.region.name) + (f" and {more} more" if more > 0 else ""),
             escape(rewrite.rule),
             rewrite.exactness.value,
             escape("; ".join(rewrite.facts)),
         )
     for refusal in found.refusals:
         verdict = "kept" if refusal.by_choice else "refused"
-        made.add_row(refusal.by, escape(refusal.region.name), verdict, "-", escape(refusal.reason))
+        made.add_row(
+            escape(refusal.by), escape(refusal.region.name), verdict, "-", escape(refusal.reason)
+        )
     return made
 
 

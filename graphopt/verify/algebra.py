@@ -189,8 +189,11 @@ class CarriedChannels:
         """Sends samples from the proved range through the reserved channels, in float64."""
         channels = self.skip.shape[1]
         rng = np.random.default_rng(0)
-        low = np.broadcast_to(np.maximum(self.low, -1e4), (channels,))[:, None]
-        high = np.broadcast_to(np.minimum(self.high, 1e4), (channels,))[:, None]
+        low, high = (np.broadcast_to(end, (channels,))[:, None] for end in (self.low, self.high))
+        low, high = (
+            np.maximum(low, np.minimum(-1e4, high - 1e4)),
+            np.minimum(high, np.maximum(1e4, low + 1e4)),
+        )
         x = low + (high - low) * rng.random((channels, self.samples))
         x = np.concatenate([x, low, high, np.clip(np.zeros_like(low), low, high)], axis=1)
         state = x
@@ -202,7 +205,7 @@ class CarriedChannels:
         # each delivered value is one product or a sum over the skip's inputs, in float64
         scale = np.abs(self.skip) @ np.abs(x) + np.abs(self.skip_bias)[:, None] + 1.0
         carried = max(float(np.max(np.abs(step.offset), initial=0.0)) for step in self.steps)
-        if (np.abs(state - wanted) > 1e-12 * (scale + carried)).any():
+        if not (np.abs(state - wanted) <= 1e-12 * (scale + carried)).all():  # also where it is NaN
             worst = float(np.abs(state - wanted).max())
             raise ClaimError(
                 f"the reserved channels of '{self.where}' deliver values off by {worst:.3g}"
@@ -280,7 +283,8 @@ class Composed:
             bound = (
                 4 * u * (size + np.abs(new.bias) + np.abs(wanted)) * max(1.0, np.abs(window).max())
             )
-            if (np.abs(found - wanted) > bound).any():
+            same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+            if not (same | (np.isfinite(bound) & (np.abs(found - wanted) <= bound))).all():
                 worst = float(np.abs(found - wanted).max())
                 raise ClaimError(
                     f"the weight '{self.weight}' is not the composition of what it replaces "

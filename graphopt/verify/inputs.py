@@ -114,13 +114,14 @@ def _shape(name: str, info: TensorInfo, bound: Mapping[str, int]) -> tuple[int, 
 def _fill(style: str, shape: tuple[int, ...], info: TensorInfo, rng: np.random.Generator) -> Array:
     dtype: Any = info.dtype.numpy() if info.dtype is not None else np.dtype(np.float32)
     if dtype == np.bool_:
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
-        styled = style if limits.min < 0 or style != "negative" else "uniform 0..255"
-        low, high = _INTEGERS.get(styled, (-128, 127))
+        low, high = _INTEGERS.get(style, (-128, 127))
+        if high < limits.min:
+            low, high = 0, 255
         low, high = max(low, int(limits.min)), min(high, int(limits.max))
-        return rng.integers(low, high, shape, dtype=dtype, endpoint=True)
+        return np.asarray(rng.integers(low, high, shape, dtype=dtype, endpoint=True))
     if dtype == np.object_:
         return np.full(shape, "", dtype)
     match style:
@@ -141,7 +142,7 @@ def _fill(style: str, shape: tuple[int, ...], info: TensorInfo, rng: np.random.G
             values = rng.standard_normal(shape) * float(
                 style.rpartition(" x ")[2] or 1 if " x " in style else 1
             )
-    return values.astype(dtype)
+    return np.asarray(values, dtype)
 
 
 def first(model: Model) -> Case:

@@ -87,7 +87,7 @@ def compare(
     after: Model,
     *,
     probes: Sequence[str] = (),
-    seconds: float = 20.0,
+    seconds: float = 10.0,
     seed: int = 0,
     progress: Progress = lambda text, share: None,
 ) -> Verification:

@@ -9,7 +9,7 @@ import pytest
 
 from graphopt.optimize import optimize
 from graphopt.verify.numeric import Status
-from tests.support.cifar import CIFAR, IMAGENET, normalised, predictions, test_set
+from tests.support.cifar import CIFAR, IMAGENET, normalised, predictions, load_test_set
 
 pytestmark = pytest.mark.real_models
 
@@ -37,7 +37,7 @@ def test_plain_network_answers_the_same(
     assert outcome.verification.status is Status.EQUAL
     assert len(outcome.fates) == joins
     assert [one.fate.value for one in outcome.fates] == ["removed"] * joins
-    raw, labels = test_set(shared)
+    raw, labels = load_test_set(shared)
     images = normalised(raw, statistics)
     before, after = (predictions(m, images) for m in (outcome.original, outcome.model))
     assert int((before == labels).sum()) == correct

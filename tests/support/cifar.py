@@ -13,7 +13,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 
-def test_set(shared: Path) -> tuple[np.ndarray, np.ndarray]:
+def load_test_set(shared: Path) -> tuple[np.ndarray, np.ndarray]:
     """uint8 images [10000, 3, 32, 32] and labels [10000]."""
     with np.load(shared / "data/cifar10/test.npz") as data:
         return data["x"], data["y"]

@@ -8,8 +8,8 @@ What carries no meaning is normalised, and nothing else:
 - the name of the default domain: "ai.onnx" or "";
 - how the numbers of a tensor are stored: typed field or raw bytes;
 - empty names at the end of a node's outputs;
-- `value_info` of a tensor that is a graph input or output (its entry there counts), and annotations
-  without parameters.
+- `value_info` of a tensor that is a graph input or output (its entry there counts), an entry given
+  twice word for word, and annotations without parameters.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ def canonical(message: Message) -> Canonical:
     if isinstance(message, onnx.NodeProto):
         while content.get("output") and not content["output"][-1]:
             del content["output"][-1]
-    if isinstance(message, onnx.NodeProto | onnx.OperatorSetIdProto | onnx.FunctionProto):
-        if content.get("domain") == "ai.onnx":
-            del content["domain"]
+    if content.get("domain") == "ai.onnx":
+        del content["domain"]
     if isinstance(message, onnx.GraphProto):
         ends = {info.name for info in (*message.input, *message.output)}
         infos = content.get("value_info", {})
@@ -92,7 +91,10 @@ def _messages(name: str, messages: list[Message]) -> Canonical:
     for message in messages:
         label = getattr(message, key)
         label = "" if key == "domain" and label == "ai.onnx" else label
-        named.setdefault(label, []).append(canonical(message))
+        entries = named.setdefault(label, [])
+        content = canonical(message)
+        if not isinstance(message, onnx.ValueInfoProto) or content not in entries:
+            entries.append(content)
     return named
 
 

@@ -461,6 +461,16 @@ def test_indices_into_a_small_table() -> None:
     assert compared(embed(1), embed(1 + 1e-7)).status is Status.EQUAL
 
 
+def test_scalars() -> None:
+    def scaled(by: float) -> onnx.ModelProto:
+        nodes = [node("Mul", ["x", "by"], ["a"]), node("Mul", ["a", "n"], ["y"])]
+        inputs = {"x": (np.float32, ()), "n": (np.float32, ())}
+        return plain_model(nodes, inputs, ["y"], {"by": np.float32(by)})
+
+    assert compared(scaled(1), scaled(1 + 1e-7)).status is Status.EQUAL
+    assert compared(scaled(1), scaled(1.001)).status is Status.DIFFERENT
+
+
 # The tolerance --------------------------------------------------------------------------------
 
 
