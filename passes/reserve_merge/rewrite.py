@@ -21,8 +21,9 @@ from passes.reserve_merge import branch, skip_path
 from passes.reserve_merge.branch import Stage
 from passes.reserve_merge.carriers import CARRIERS, Carrier, Content
 from passes.reserve_merge.refused import Refused
-from passes.reserve_merge.rule import Form, Plan, ResidualBlock, Widened, plan
+from passes.reserve_merge.rule import Plan, ResidualBlock, plan
 from passes.reserve_merge.skip_path import SkipMap
+from passes.reserve_merge.widen import Form, Widened
 from passes.skip_detection import Skips
 
 CarrierName = Literal["auto", "plain", "prelu", "split", "shift", "scale"]
