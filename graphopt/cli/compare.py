@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from graphopt.cli.console import JsonOption, ModelArgument, TargetOption, out, print_json, progress
 
@@ -43,7 +44,8 @@ def compare(
         )
     else:
         console = out()
-        console.print(tables.costs([(first.name, totals[0]), (second.name, totals[1])]))
+        names = (escape(path.name) for path in (first, second))
+        console.print(tables.costs(list(zip(names, totals, strict=True))))
         console.print(tables.verification(verification))
     if verification.status is numeric.Status.DIFFERENT:
         raise typer.Exit(1)

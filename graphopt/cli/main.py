@@ -11,6 +11,9 @@ import typer
 from graphopt.cli import compare, inspect, optimize, passes
 from graphopt.errors import GraphoptError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as in a shell."""
+
 app = typer.Typer(
     name="graphopt",
     no_args_is_help=True,
@@ -47,7 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
     except GraphoptError as error:
         _leave(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
-        _leave("stopped", 130, debug)
+        _leave("stopped", INTERRUPTED, debug)
+    except SystemExit as left:
+        if left.code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt, without a word
+            _leave("stopped", INTERRUPTED, debug)
+        raise
     except Exception as error:
         sentence = " ".join(str(error).split()) or "no message"
         _leave(

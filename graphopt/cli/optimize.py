@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from graphopt.cli.console import (
     JsonOption,
@@ -72,14 +74,18 @@ def optimize(
     Without options: what is exact and not worse on the target. With --preset plain: every skip that
     can be removed exactly, whatever it costs.
     """
-    from graphopt.errors import ModelError
-    from graphopt.ir import save, write_whole
+    from graphopt.ir import save
     from graphopt.optimize import optimize as run
+    from graphopt.pipeline import Pipeline
     from graphopt.report import record, tables
 
     target_path = output or model.with_name(f"{model.stem}.opt.onnx")
-    if not dry_run and target_path.is_dir():
-        raise ModelError(f"{target_path} is a folder: name a file for the output.")
+    if not dry_run:
+        _check_place(target_path, model)
+    if report is not None:
+        _check_report(report, model, target_path, dry_run)
+    if pipeline is not None:
+        Pipeline.parse(pipeline)  # a slip in the text is told before anything takes long
     with progress() as shown:
         outcome = run(
             model,
@@ -97,7 +103,7 @@ def optimize(
             save(outcome.model, target_path)
     told = record.outcome_record(outcome) | {"written": None if dry_run else str(target_path)}
     if report is not None:
-        write_whole(report, to_json(told).encode())
+        _write_report(report, to_json(told))
     if json:
         print_json(told)
         return
@@ -113,7 +119,49 @@ def optimize(
     console.print(_last_line(outcome.changed, dry_run, str(target_path)))
 
 
+def _check_place(place: Path, model: Path) -> None:
+    """Refuses, before anything takes long, what could not be written in the end.
+
+    Raises:
+        ModelError: `place` is a folder or the input, or no file can be made there.
+    """
+    from graphopt.errors import ModelError
+
+    if place.is_dir():
+        raise ModelError(f"{place} is a folder: name a file for the output.")
+    if place.exists() and model.exists() and place.samefile(model):
+        raise ModelError(f"{place} is the input model, which is never overwritten: choose another file.")
+    above = next(folder for folder in place.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "may not be written" if above.is_dir() else "is no folder"
+        raise ModelError(f"{place} cannot be written: {above} {why}.")
+
+
+def _check_report(report: Path, model: Path, output: Path, dry_run: bool) -> None:
+    """The same for the report."""
+    from graphopt.errors import ModelError
+
+    if dry_run:
+        raise ModelError(f"--dry-run writes nothing, so not {report} either: use --json instead.")
+    _check_place(report, model)
+    if report.resolve() == output.resolve():
+        raise ModelError(f"{report} is where the model goes: choose another file for the report.")
+
+
+def _write_report(report: Path, text: str) -> None:
+    from graphopt.errors import ModelError
+    from graphopt.ir import write_whole
+
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(report, text.encode())
+    except OSError as error:
+        raise ModelError(f"{report} cannot be written: {error.strerror or error}.") from error
+
+
 def _instruments(verify_each: bool, print_after: list[str]) -> list[Instrument]:
+    from graphopt import plugins
+    from graphopt.errors import PipelineError
     from graphopt.ir import Model
     from graphopt.pipeline import PrintAfter, VerifyEach
     from graphopt.verify import numeric
@@ -122,6 +170,13 @@ def _instruments(verify_each: bool, print_after: list[str]) -> list[Instrument]:
         found = numeric.compare(before, after, seconds=5.0)
         return found.reason if found.status is numeric.Status.DIFFERENT else None
 
+    known = plugins.passes()
+    for name in print_after:
+        if name not in known and name != "all":
+            raise PipelineError(
+                f"no pass is called '{name}'{plugins.suggestion(name, known)}: see "
+                "`graphopt passes`."
+            )
     made: list[Instrument] = []
     if print_after:
         made.append(PrintAfter(frozenset(print_after), lambda text: print(text, file=sys.stderr)))
@@ -133,4 +188,4 @@ def _instruments(verify_each: bool, print_after: list[str]) -> list[Instrument]:
 def _last_line(changed: bool, dry_run: bool, path: str) -> str:
     if dry_run:
         return "Dry run: nothing was written."
-    return f"Wrote {path}" + ("." if changed else ", which is the model as it was.")
+    return f"Wrote {escape(path)}" + ("." if changed else ", which is the model as it was.")

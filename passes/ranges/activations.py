@@ -1,12 +1,21 @@
+"""Activations that rise, or bend at 0; those that fall before they rise are in `gates`."""
+
 from __future__ import annotations
+
+import numpy as np
+
+from passes.ranges.elementary import ELEMENTARY, elementary, erf, sigmoid, signed, softplus
+from passes.ranges.interval import Array, Bounds, hull, product
+from passes.ranges.rounding import exact
+from passes.ranges.rule import Result, Rules
+from passes.ranges.step import Step
 
 RULES = Rules()
 
 
 @RULES.add("Relu", integers=True)
 def _relu(step: Step) -> Result:
-    low, high = step.x()
-    return Bounds.of(np.maximum(low, 0), np.maximum(high, 0))
+    return step.x().clip(bottom=0)
 
 
 @RULES.add("Clip", integers=True)
@@ -14,12 +23,11 @@ def _clip(step: Step) -> Result:
     """Bounds are inputs since opset 11, attributes before; where min > max, max wins."""
     x = step.x()
     if step.version < 11:
-        smallest = step.number("min", -np.inf)
-        largest = step.number("max", np.inf)
-        bottom, top = Bounds.point(smallest), Bounds.point(largest)
+        bottom = Bounds.point(step.number("min", -np.inf))
+        top = Bounds.point(step.number("max", np.inf))
     else:
-        bottom = step.x(1).whole() if step.given(1) else Bounds.of(-np.inf, -np.inf)
-        top = step.x(2).whole() if step.given(2) else Bounds.of(np.inf, np.inf)
+        bottom = step.x(1).whole() if step.given(1) else Bounds.point(-np.inf)
+        top = step.x(2).whole() if step.given(2) else Bounds.point(np.inf)
     return Bounds.of(
         np.minimum(np.maximum(x.low, bottom.low), top.low),
         np.minimum(np.maximum(x.high, bottom.high), top.high),
@@ -28,21 +36,19 @@ def _clip(step: Step) -> Result:
 
 @RULES.add("LeakyRelu")
 def _leaky_relu(step: Step) -> Result:
-    slope = step.number("alpha", 0.01)
-    return _bent(step, step.x(), Bounds.point(slope))
+    return _bent(step, Bounds.point(step.number("alpha", 0.01)))
 
 
 @RULES.add("PRelu")
 def _prelu(step: Step) -> Result:
-    return _bent(step, step.x(), step.aligned(1))
+    return _bent(step, step.aligned(1))
 
 
-def _bent(step: Step, x: Bounds, slope: Bounds) -> Bounds:
+def _bent(step: Step, slope: Bounds) -> Bounds:
     """`x` above 0, `slope * x` below."""
-    exact = slope.constant and power_of_two(slope.low).all()
-    below = product(Bounds(np.minimum(x.low, 0), np.minimum(x.high, 0)), slope)
-    below = step.rounded(below, 0 if exact else 1)
-    above = Bounds(np.maximum(x.low, 0), np.maximum(x.high, 0))
+    x = step.x()
+    below = step.rounded(product(x.clip(top=0), slope), 0 if exact(slope) else 1)
+    above = x.clip(bottom=0)
     both = hull([above, below])
     low = np.where(x.low >= 0, above.low, np.where(x.high <= 0, below.low, both.low))
     high = np.where(x.low >= 0, above.high, np.where(x.high <= 0, below.high, both.high))
@@ -100,8 +106,7 @@ def _elu(step: Step) -> Result:
 def _hard_sigmoid(step: Step) -> Result:
     alpha, beta = step.number("alpha", 0.2), step.number("beta", 0.5)
     scaled = product(step.x(), Bounds.point(alpha))
-    low, high = step.total([scaled, Bounds.point(beta)], extra=1)
-    return Bounds.of(np.clip(low, 0, 1), np.clip(high, 0, 1))
+    return step.total([scaled, Bounds.point(beta)], extra=1).clip(0, 1)
 
 
 @RULES.add("Softmax")

@@ -1,6 +1,17 @@
+"""Tensors that no input changes: which they are, and the bounds of what they hold."""
+
 from __future__ import annotations
 
-RULES = Rules()
+import contextlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+from graphopt.ir.constants import EVALUATED
+from graphopt.ir.model import Model
+from passes.ranges.interval import UNBOUNDED, ZERO, Bounds
 
 
 def fixed_tensors(model: Model) -> frozenset[str]:

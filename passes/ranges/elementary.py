@@ -1,20 +1,31 @@
+"""Elementary functions: what they are over the reals, and how far floats are from that."""
+
 from __future__ import annotations
 
-RULES = Rules()
+import math
+from collections.abc import Callable
 
+import numpy as np
+
+from passes.ranges.interval import Array, Bounds
+from passes.ranges.step import Step
 
 ELEMENTARY = 32
+"""Allowed error of an elementary function, in units of roundoff."""
 
 
 def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x)."""
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def softplus(x: Array) -> Array:
+    """log(1 + e^x)."""
     return np.asarray(np.logaddexp(0.0, x))
 
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
+"""The error function, element by element."""
 
 
 def elementary(
@@ -37,13 +48,11 @@ def elementary(
     low, high = step.x()
     ends = step.rounded(Bounds.of(function(low), function(high)), ELEMENTARY)
     slack = absolute * step.kind.unit
-    return Bounds.of(
-        np.clip(ends.low - slack, lowest, highest), np.clip(ends.high + slack, lowest, highest)
-    )
+    return Bounds(ends.low - slack, ends.high + slack).clip(lowest, highest)
 
 
 def signed(step: Step, bounds: Bounds) -> Bounds:
-    """Of a function that keeps the sign of x in floats as well."""
+    """Bounds of a function that keeps the sign of x in floats as well."""
     low, high = step.x()
     return Bounds.of(
         np.where(low >= 0, np.maximum(bounds.low, 0), bounds.low),

@@ -1,4 +1,17 @@
+"""Elementwise arithmetic: sums, products, extremes, casts and rounding to whole numbers."""
+
 from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+
+from passes.ranges.formats import FLOATS, INTEGERS
+from passes.ranges.gates import gate_of, gated
+from passes.ranges.interval import Bounds, hull, product, reciprocal
+from passes.ranges.rounding import exact
+from passes.ranges.rule import Result, Rules
+from passes.ranges.step import Step
 
 RULES = Rules()
 
@@ -26,25 +39,21 @@ def _mul(step: Step) -> Result:
         if function is not None:
             return gated(step, step.aligned(data), function)
     x, y = step.aligned(0), step.aligned(1)
-    exact = any(side.constant and power_of_two(side.low).all() for side in (x, y))
-    return step.rounded(product(x, y), 0 if exact else 1)
+    return step.rounded(product(x, y), 0 if exact(x) or exact(y) else 1)
 
 
 @RULES.add("Div")
 def _div(step: Step) -> Result:
     x, y = step.aligned(0), step.aligned(1)
-    exact = y.constant and power_of_two(y.low).all()
     # the float64 reciprocal here is one more rounding, which `rounded` allows for
-    return step.rounded(product(x, reciprocal(y)), 0 if exact else 1)
+    return step.rounded(product(x, reciprocal(y)), 0 if exact(y) else 1)
 
 
-@RULES.add("Max", integers=True)
-def _max(step: Step) -> Result:
+@RULES.add("Max Min", integers=True)
+def _extreme(step: Step) -> Result:
+    function = np.maximum if step.node.op_type == "Max" else np.minimum
     lows, highs = zip(*_operands(step), strict=True)
-    low, high = lows[0], highs[0]
-    for index in range(1, len(lows)):
-        low, high = np.maximum(low, lows[index]), np.maximum(high, highs[index])
-    return Bounds.of(low, high)
+    return Bounds.of(reduce(function, lows), reduce(function, highs))
 
 
 @RULES.add("Where", integers=True)

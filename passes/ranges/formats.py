@@ -1,6 +1,13 @@
+"""What an element type says by itself: how floats round, which numbers an integer holds."""
+
 from __future__ import annotations
 
-RULES = Rules()
+from typing import NamedTuple
+
+import numpy as np
+from onnx_ir import DataType
+
+from passes.ranges.interval import Bounds
 
 
 class Float(NamedTuple):
@@ -11,24 +18,26 @@ class Float(NamedTuple):
     largest: float
 
 
-FLOATS = {
-    onnx_ir.DataType.DOUBLE: Float(2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)),
-    onnx_ir.DataType.FLOAT: Float(2.0**-24, 2.0**-126, float(np.finfo(np.float32).max)),
-    onnx_ir.DataType.FLOAT16: Float(2.0**-11, 2.0**-24, 65504.0),
-    onnx_ir.DataType.BFLOAT16: Float(2.0**-8, 2.0**-126, (2 - 2.0**-7) * 2.0**127),
+FLOATS: dict[DataType | None, Float] = {
+    DataType.DOUBLE: Float(2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)),
+    DataType.FLOAT: Float(2.0**-24, 2.0**-126, float(np.finfo(np.float32).max)),
+    DataType.FLOAT16: Float(2.0**-11, 2.0**-24, 65504.0),
+    DataType.BFLOAT16: Float(2.0**-8, 2.0**-126, (2 - 2.0**-7) * 2.0**127),
 }
 
 
-INTEGERS: dict[onnx_ir.DataType, Bounds] = {
-    onnx_ir.DataType.BOOL: Bounds.of(0, 1),
-    **{
-        onnx_ir.DataType[f"UINT{bits}"]: Bounds.of(0, 2.0**bits - 1)
-        for bits in (2, 4, 8, 16, 32, 64)
-        if f"UINT{bits}" in onnx_ir.DataType.__members__
-    },
-    **{
-        onnx_ir.DataType[f"INT{bits}"]: Bounds.of(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
-        for bits in (2, 4, 8, 16)
-        if f"INT{bits}" in onnx_ir.DataType.__members__
-    },
+def _whole_numbers(dtype: DataType) -> Bounds | None:
+    if dtype == DataType.BOOL:
+        return Bounds.of(0, 1)
+    if not dtype.is_integer():
+        return None
+    if not dtype.is_signed():
+        return Bounds.of(0, 2.0**dtype.bitwidth - 1)
+    reach = 2.0 ** (dtype.bitwidth - 1)
+    return Bounds.of(-reach, reach - 1) if dtype.bitwidth <= 16 else None
+
+
+INTEGERS: dict[DataType | None, Bounds] = {
+    dtype: bounds for dtype in DataType if (bounds := _whole_numbers(dtype)) is not None
 }
+"""Bounds that an element type sets by itself. Signed integers above 16 bits count as unbounded."""

@@ -1,4 +1,18 @@
+"""Activations x * g(x) with a gate g: Swish, Mish, HardSwish and Gelu, whole or as products."""
+
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir
+
+from passes.ranges.elementary import ELEMENTARY, erf, sigmoid, softplus
+from passes.ranges.interval import Array, Bounds, times
+from passes.ranges.rule import Result, Rules
+from passes.ranges.step import Step
 
 RULES = Rules()
 
@@ -7,7 +21,7 @@ class Gate(NamedTuple):
     """A function x * g(x) with g between 0 and `top`: it falls to one minimum, then rises.
 
     Attributes:
-        function: the product, 0 at -inf.
+        function: g, 0 at -inf.
         lowest_at: where the minimum is.
         reach: below -reach, g is exactly 0 in floats.
         top: the largest value of g.
@@ -18,17 +32,20 @@ class Gate(NamedTuple):
     reach: float
     top: float = 1.0
 
+    def __call__(self, x: Array) -> Array:
+        return times(x, self.function(x))
+
 
 @RULES.add("Swish")
 def _swish(step: Step) -> Result:
     gate = _swish_gate(step, step.number("alpha", 1.0))
-    return None if gate is None else gated(step, step.x(), gate)
+    return gate and gated(step, step.x(), gate)
 
 
 @RULES.add("QuickGelu", domains=["com.microsoft"])
 def _quick_gelu(step: Step) -> Result:
     gate = _swish_gate(step, step.number("alpha", 1.702))
-    return None if gate is None else gated(step, step.x(), gate)
+    return gate and gated(step, step.x(), gate)
 
 
 @RULES.add("Mish")
@@ -39,7 +56,7 @@ def _mish(step: Step) -> Result:
 @RULES.add("HardSwish")
 def _hard_swish(step: Step) -> Result:
     gate = _hard_gate(1 / 6, 0.5, 1.0)
-    return None if gate is None else gated(step, step.x(), gate)
+    return gate and gated(step, step.x(), gate)
 
 
 @RULES.add("Gelu", domains=["", "com.microsoft"])
@@ -59,8 +76,8 @@ def _gelu(step: Step) -> Result:
 
 def gated(step: Step, x: Bounds, gate: Gate) -> Bounds:
     """Bounds of x * g(x). An error of g, 32 u of its top, counts only where g is not yet 0."""
-    low = gate.function(np.clip(gate.lowest_at, x.low, x.high))
-    high = np.maximum(gate.function(x.low), gate.function(x.high))
+    low = gate(np.clip(gate.lowest_at, x.low, x.high))
+    high = np.maximum(gate(x.low), gate(x.high))
     low, high = step.rounded(Bounds.of(low, high), ELEMENTARY)
     slack = ELEMENTARY * step.kind.unit * gate.top * np.clip(-x.low, 0, gate.reach)
     return Bounds.of(
@@ -77,7 +94,7 @@ def gate_of(step: Step, x: onnx_ir.Value | None, gate: onnx_ir.Value | None) -> 
     node = gate.producer() if gate is not None else None
     if node is None or x is None or node.domain not in ("", "ai.onnx"):
         return None
-    inner = Step(node, step.walk, step.kind)
+    inner = Step(node, step.facts, step.kind)
     source = inner.value(0)
     made_by = source.producer() if source is not None else None
     match node.op_type:
@@ -106,10 +123,10 @@ def _clip_ends(step: Step) -> tuple[float, float]:
     return low, high
 
 
-def _smooth(step: Step, gate: Callable[[Array], Array], lowest_at: float) -> Gate:
+def _smooth(step: Step, function: Callable[[Array], Array], lowest_at: float) -> Gate:
     """A gate made of exp, tanh or erf; exp(-128) is 0 in formats up to float32."""
     reach = 800.0 if step.kind.unit < 2.0**-24 else 128.0
-    return Gate(lambda x: times(x, gate(x)), lowest_at, reach)
+    return Gate(function, lowest_at, reach)
 
 
 def _swish_gate(step: Step, alpha: float) -> Gate | None:
@@ -126,9 +143,6 @@ def _mish_gate(step: Step) -> Gate:
 def _hard_gate(alpha: float, beta: float, top: float) -> Gate | None:
     if not (alpha > 0 and 0 <= beta <= top):
         return None
-    reach = (beta + top) / alpha
-
-    def function(x: Array) -> Array:
-        return times(x, np.clip(alpha * x + beta, 0, top))
-
-    return Gate(function, -beta / (2 * alpha), reach, top)
+    return Gate(
+        lambda x: np.clip(alpha * x + beta, 0, top), -beta / (2 * alpha), (beta + top) / alpha, top
+    )

@@ -1,7 +1,14 @@
+"""Intervals over the reals: what is told of a tensor, and the arithmetic that finds it."""
+
 from __future__ import annotations
 
-RULES = Rules()
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -70,7 +77,13 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of(cls, low: npt.ArrayLike, high: npt.ArrayLike) -> Bounds:
+        """From anything that broadcasts to one shape."""
         return cls(*np.broadcast_arrays(np.asarray(low, float), np.asarray(high, float)))
+
+    @classmethod
+    def point(cls, value: npt.ArrayLike) -> Bounds:
+        """A tensor that holds one value, or one per channel."""
+        return cls.of(value, value)
 
     @property
     def constant(self) -> bool:
@@ -83,28 +96,24 @@ class Bounds(NamedTuple):
             return self
         return Bounds.of(self.low.min(), self.high.max()) if self.low.size else UNBOUNDED
 
+    def clip(self, bottom: npt.ArrayLike = -np.inf, top: npt.ArrayLike = np.inf) -> Bounds:
+        """Bounds of min(max(x, bottom), top)."""
+        return Bounds.of(np.clip(self.low, bottom, top), np.clip(self.high, bottom, top))
+
     def __neg__(self) -> Bounds:
         return Bounds(-self.high, -self.low)
 
 
 UNBOUNDED = Bounds.of(-np.inf, np.inf)
-
-
-ZERO = Bounds.of(0.0, 0.0)
-
-
+ZERO = Bounds.point(0.0)
 NOTHING = Interval(*UNBOUNDED, "nothing bounds it")
+"""The interval of a tensor of which nothing is known."""
 
 
 def hull(bounds: Iterable[Bounds]) -> Bounds:
     """The smallest interval around all of them, channel by channel."""
     lows, highs = zip(*bounds, strict=True)
-    low, high = lows[0], highs[0]
-    for other in lows[1:]:
-        low = np.minimum(low, other)
-    for other in highs[1:]:
-        high = np.maximum(high, other)
-    return Bounds.of(low, high)
+    return Bounds.of(reduce(np.minimum, lows), reduce(np.maximum, highs))
 
 
 def times(left: Array, right: npt.ArrayLike) -> Array:

@@ -1,4 +1,17 @@
+"""Operators that sum over weights: Conv, ConvTranspose, Gemm, MatMul, BatchNormalization."""
+
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from passes.ranges.constants import along
+from passes.ranges.interval import ZERO, Array, Bounds, hull, product, times
+from passes.ranges.rounding import Terms, power_of_two
+from passes.ranges.rule import Result, Rules
+from passes.ranges.step import Step
 
 RULES = Rules()
 
@@ -8,7 +21,7 @@ def _conv(step: Step) -> Result:
     weight = step.array(1)
     if weight is None:
         return None
-    return _dot(step, weight, _padded(step, step.x()), _bias(step, 2), 0)
+    return _dot(step, weight, _padded(step), _bias(step), 0)
 
 
 @RULES.add("ConvTranspose")
@@ -22,7 +35,7 @@ def _conv_transpose(step: Step) -> Result:
     depth = weight.shape[0] // groups
     rows = weight.reshape(groups, depth, weight.shape[1], *kernel).swapaxes(1, 2)
     rows = rows.reshape(groups * weight.shape[1], depth, *kernel)
-    return _dot(step, rows, hull([step.x(), ZERO]), _bias(step, 2), 0)
+    return _dot(step, rows, hull([step.x(), ZERO]), _bias(step), 0)
 
 
 @RULES.add("Gemm")
@@ -77,24 +90,25 @@ def _batch_norm(step: Step) -> Result:
         return None
     slope = scale / np.sqrt(variance)
     shift = -mean * slope
-    terms = Terms.of(product(step.x(), Bounds(slope, slope)))
-    terms = terms.plus(Terms.of(Bounds(shift, shift))).plus(Terms.of(Bounds(bias, bias)))
+    terms = Terms.of(product(step.x(), Bounds.point(slope)))
+    terms = terms.plus(Terms.of(Bounds.point(shift))).plus(Terms.of(Bounds.point(bias)))
     return terms.rounded(step.kind, 12, 3)
 
 
-def _padded(step: Step, x: Bounds) -> Bounds:
+def _padded(step: Step) -> Bounds:
     """What a window reads: at a padded border, zeros too."""
+    x = step.x()
     automatic = step.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     pads = any(step.integers("pads") or ()) and step.text("auto_pad", "NOTSET") != "VALID"
     return hull([x, ZERO]) if automatic or pads else x
 
 
-def _bias(step: Step, index: int) -> Bounds:
+def _bias(step: Step) -> Bounds:
     """The bias of a convolution, shape [] or [M]."""
-    if not step.given(index):
+    if not step.given(2):
         return ZERO
-    array = step.array(index)
-    return (None if array is None else along(array, 0)) or step.x(index).whole()
+    array = step.array(2)
+    return (None if array is None else along(array, 0)) or step.x(2).whole()
 
 
 def _dot(step: Step, weight: npt.NDArray[Any], x: Bounds, bias: Bounds, extra: int) -> Bounds:

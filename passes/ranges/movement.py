@@ -1,9 +1,18 @@
+"""Operators that move, repeat or blend values: Concat, Split, Slice, Pad, Reshape, Resize ..."""
+
 from __future__ import annotations
 
-RULES = Rules()
+import numpy as np
 
+from passes.ranges.constants import filled
+from passes.ranges.interval import ZERO, Bounds, hull
+from passes.ranges.rule import Result, Rules
+from passes.ranges.step import Step, channels, elements, same_channels
 
 MAX_CHANNELS = 2**20
+"""A reshape that makes more channels than this keeps one interval for all of them."""
+
+RULES = Rules()
 
 
 @RULES.add("Identity", integers=True)
@@ -35,12 +44,11 @@ def _concat(step: Step) -> Result:
         return hull([step.x(i) if axis is not None else step.x(i).whole() for i in parts])
     lows, highs = [], []
     for index in parts:
-        shape = step.shape(index)
-        channels = shape[1] if shape is not None and len(shape) > 1 else None
-        if not isinstance(channels, int):
+        size = channels(step.shape(index))
+        if not isinstance(size, int):
             return hull([step.x(i).whole() for i in parts])
-        lows.append(np.broadcast_to(step.x(index).low, (channels,)))
-        highs.append(np.broadcast_to(step.x(index).high, (channels,)))
+        lows.append(np.broadcast_to(step.x(index).low, (size,)))
+        highs.append(np.broadcast_to(step.x(index).high, (size,)))
     return Bounds(np.concatenate(lows), np.concatenate(highs))
 
 
@@ -51,10 +59,7 @@ def _split(step: Step) -> Result:
     outputs = step.node.outputs
     if x.low.ndim == 0 or (axis is not None and axis != 1):
         return [x] * len(outputs)
-    sizes = []
-    for output in outputs:
-        shape = step.facts.info(output).shape
-        sizes.append(shape[1] if shape is not None and len(shape) > 1 else None)
+    sizes = [channels(step.facts.info(output).shape) for output in outputs]
     known = [size for size in sizes if isinstance(size, int)]
     if axis is None or len(known) < len(sizes) or sum(known) != x.low.size:
         return [x.whole()] * len(outputs)
@@ -99,7 +104,7 @@ def _pad(step: Step) -> Result:
     x, shape = step.x(), step.shape()
     pads = step.integers("pads" if step.version >= 2 else "paddings", 1)
     new = step.text("mode", "constant") == "constant"
-    fill = Bounds.of(*[step.number("value", 0.0)] * 2)
+    fill = Bounds.point(step.number("value", 0.0))
     if step.version >= 11:
         fill = step.x(2).whole() if step.given(2) else ZERO
     axes = step.integers("axes", 3)
@@ -116,8 +121,8 @@ def _pad(step: Step) -> Result:
         return hull([x.whole(), fill]) if new else x.whole()
     sides = []
     for side, value in zip(x, fill, strict=True):
-        channels = np.broadcast_to(side, (shape[1],))[max(-first, 0) : shape[1] - max(-last, 0)]
-        sides.append(np.pad(channels, (max(first, 0), max(last, 0)), constant_values=float(value)))
+        kept = np.broadcast_to(side, (shape[1],))[max(-first, 0) : shape[1] - max(-last, 0)]
+        sides.append(np.pad(kept, (max(first, 0), max(last, 0)), constant_values=float(value)))
     return Bounds(*sides)
 
 
@@ -133,13 +138,13 @@ def _reshape(step: Step) -> Result:
         return x.whole()
     if old[0] is None or old[0] != new[0]:
         return x.whole()
-    if old[1] is not None and old[1] == new[1]:
+    if same_channels(old, new):
         return x
     area, new_area = elements(old[2:]), elements(new[2:])
-    channels, made = old[1], new[1]
-    if not (isinstance(channels, int) and isinstance(made, int) and area and new_area):
+    read, made = old[1], new[1]
+    if not (isinstance(read, int) and isinstance(made, int) and area and new_area):
         return x.whole()
-    if channels * area != made * new_area or made > MAX_CHANNELS:
+    if read * area != made * new_area or made > MAX_CHANNELS:
         return x.whole()
     if area % new_area == 0:
         return Bounds(*(np.repeat(side, area // new_area) for side in x))
@@ -171,7 +176,7 @@ def _expand(step: Step) -> Result:
     old, new = step.shape(), step.made.shape
     if old is None or new is None or len(old) != len(new) or len(old) < 2:
         return step.x().whole()
-    return step.x() if old[1] is not None and old[1] == new[1] else step.x().whole()
+    return step.x() if same_channels(old, new) else step.x().whole()
 
 
 @RULES.add("DepthToSpace SpaceToDepth GatherElements GatherND", integers=True)
@@ -201,7 +206,7 @@ def _keeps_channels(step: Step) -> bool:
     if axes is not None:
         return False
     if step.given(3):
-        same = old is not None and new is not None and old[1] is not None and old[1] == new[1]
+        same = old is not None and new is not None and same_channels(old, new)
         return same and step.text("keep_aspect_ratio_policy", "stretch") == "stretch"
     listed = step.node.attributes.get_floats("scales")
     modern = step.node.op_type == "Resize" and step.version >= 11

@@ -1,4 +1,14 @@
+"""Pooling and reduction: extremes, means and sums over windows or axes."""
+
 from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from passes.ranges.interval import ZERO, Bounds, hull, product
+from passes.ranges.rule import Result, Rules
+from passes.ranges.step import Step, elements
 
 RULES = Rules()
 
@@ -24,7 +34,7 @@ def _average_pool(step: Step) -> Result:
     if step.integer("count_include_pad", 0) or step.integer("ceil_mode", 0):
         x = hull([x, ZERO])
     window = math.prod(step.integers("kernel_shape") or (0,))
-    return step.rounded(x, window + 1, 1) if window else None
+    return step.rounded(x, window + 1) if window else None
 
 
 @RULES.add("GlobalAveragePool")

@@ -1,9 +1,19 @@
+"""Quantizers: QuantizeLinear and DequantizeLinear, and those of QONNX."""
+
 from __future__ import annotations
 
-RULES = Rules()
+import numpy as np
+import onnx_ir
 
+from passes.ranges.constants import along
+from passes.ranges.formats import INTEGERS
+from passes.ranges.interval import ZERO, Bounds, product, reciprocal
+from passes.ranges.rule import Result, Rules
+from passes.ranges.step import Step
 
 _QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+
+RULES = Rules()
 
 
 @RULES.add("QuantizeLinear", domains=["", "com.microsoft"], integers=True)
@@ -12,8 +22,7 @@ def _quantize_linear(step: Step) -> Result:
 
     Rounding to the nearest stays between floor and ceiling, whatever the error of the quotient.
     """
-    scale = _grid(step, 1)
-    zero = _grid(step, 2) if step.given(2) else ZERO
+    scale, zero = _per_channel(step, 1), _zero_point(step)
     dtype = step.made.dtype
     if dtype is None and step.given(2):
         dtype = step.info(2).dtype
@@ -21,29 +30,33 @@ def _quantize_linear(step: Step) -> Result:
     if room is None or scale is None or zero is None or not (scale.low > 0).all():
         return None
     steps = product(step.x(), reciprocal(scale))
-    return Bounds.of(
-        np.clip(np.floor(steps.low) + zero.low, room.low, room.high),
-        np.clip(np.ceil(steps.high) + zero.high, room.low, room.high),
-    )
+    places = Bounds.of(np.floor(steps.low) + zero.low, np.ceil(steps.high) + zero.high)
+    return places.clip(*room)
 
 
 @RULES.add("DequantizeLinear", domains=["", "com.microsoft"])
 def _dequantize_linear(step: Step) -> Result:
     """`(x - zero_point) scale`."""
-    scale = _grid(step, 1)
-    zero = _grid(step, 2) if step.given(2) else ZERO
+    scale, zero = _per_channel(step, 1), _zero_point(step)
     x = step.x()
     if not np.isfinite(x.low).all() and step.given(2):
-        dtype = step.info(2).dtype
-        x = INTEGERS.get(dtype, x) if dtype is not None else x
+        x = INTEGERS.get(step.info(2).dtype, x)
     if scale is None or zero is None:
         return None
     steps = Bounds.of(x.low - zero.high, x.high - zero.low)
     return step.rounded(product(steps, scale), 2)
 
 
-def _grid(step: Step, index: int) -> Bounds | None:
-    """Scale or zero point: per channel if it is given along axis 1, else one for all."""
+def _zero_point(step: Step) -> Bounds | None:
+    """The zero point, which is optional; None where it is no constant."""
+    return _per_channel(step, 2) if step.given(2) else ZERO
+
+
+def _per_channel(step: Step, index: int) -> Bounds | None:
+    """Scale or zero point: per channel if it is given along axis 1, else one for all.
+
+    None where it is no constant.
+    """
     array, shape = step.array(index), step.shape()
     if array is None:
         return None
@@ -69,9 +82,9 @@ def _quant(step: Step) -> Result:
     else:
         bottom, top = 0.0, 2**width - 1 - narrow
     places = step.total([product(step.x(), reciprocal(scale)), zero], extra=1)
-    low = np.clip(np.floor(places.low), bottom, top) - zero.high
-    high = np.clip(np.ceil(places.high), bottom, top) - zero.low
-    return step.rounded(product(Bounds.of(low, high), scale), 2)
+    low, high = Bounds(np.floor(places.low), np.ceil(places.high)).clip(bottom, top)
+    steps = Bounds.of(low - zero.high, high - zero.low)
+    return step.rounded(product(steps, scale), 2)
 
 
 @RULES.add("BipolarQuant", domains=_QONNX)

@@ -1,11 +1,24 @@
+"""Rounding: sums and products as floats compute them (Higham, sections 3.1 and 4.2)."""
+
 from __future__ import annotations
 
-RULES = Rules()
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from passes.ranges.formats import Float
+from passes.ranges.interval import Array, Bounds, times
 
 
 def power_of_two(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Where multiplying by a value rounds nothing: powers of two, and 0."""
     return np.asarray((np.abs(np.frexp(values)[0]) == 0.5) | (values == 0))
+
+
+def exact(factor: Bounds) -> bool:
+    """Whether multiplying by this factor rounds nothing, in any channel."""
+    return factor.constant and bool(power_of_two(factor.low).all())
 
 
 def _gamma(roundings: npt.NDArray[Any], unit: float) -> Array:

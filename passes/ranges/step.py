@@ -1,14 +1,38 @@
+"""A node as a rule sees it: its inputs, attributes and shapes, and sums in its float format."""
+
 from __future__ import annotations
 
-RULES = Rules()
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+import onnx_ir
+
+from graphopt.ir.shapes import Dim, TensorInfo
+from passes.ranges.constants import along
+from passes.ranges.facts import Facts
+from passes.ranges.formats import Float
+from passes.ranges.interval import UNBOUNDED, Bounds
+from passes.ranges.rounding import Terms
+
+Shape: TypeAlias = tuple[Dim, ...]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node as its rule sees it."""
+    """One node as its rule sees it.
+
+    Attributes:
+        node: the node.
+        facts: what is known of the tensors before it.
+        kind: the float format that it computes in.
+    """
 
     node: onnx_ir.Node
-    walk: _Walk
+    facts: Facts
     kind: Float
 
     def value(self, index: int) -> onnx_ir.Value | None:
@@ -21,23 +45,27 @@ class Step:
 
     def x(self, index: int = 0) -> Bounds:
         """What is known of an input, channel by channel of its own axis 1."""
-        return self.walk.bounds(self.value(index))
+        return self.facts.bounds(self.value(index))
 
     def array(self, index: int) -> npt.NDArray[Any] | None:
         """The content of a constant input."""
-        return self.walk.array(self.value(index))
+        return self.facts.array(self.value(index))
 
-    def shape(self, index: int = 0) -> tuple[Dim, ...] | None:
-        return self.walk.info(self.value(index)).shape
+    def info(self, index: int) -> TensorInfo:
+        """Type and shape of an input."""
+        return self.facts.info(self.value(index))
+
+    def shape(self, index: int = 0) -> Shape | None:
+        return self.info(index).shape
 
     @cached_property
     def made(self) -> TensorInfo:
         """Type and shape of the first output."""
-        return self.walk.info(self.node.outputs[0])
+        return self.facts.info(self.node.outputs[0])
 
     @property
     def version(self) -> int:
-        return self.node.version or self.walk.opset
+        return self.node.version or self.facts.opset
 
     def number(self, name: str, default: float) -> float:
         return float(self.node.attributes.get_float(name, default))
@@ -59,9 +87,9 @@ class Step:
             return None if array is None else tuple(int(i) for i in array.reshape(-1))
         return None if listed is None else tuple(listed)
 
-    def axis(self, axis: int, index: int = 0) -> int | None:
-        """An axis of an input, counted from the front. None where its rank would be needed."""
-        shape = self.shape(index)
+    def axis(self, axis: int) -> int | None:
+        """An axis of the first input, counted from the front; None where that takes its rank."""
+        shape = self.shape()
         if axis >= 0:
             return axis
         return None if shape is None else axis + len(shape)
@@ -81,34 +109,34 @@ class Step:
             return self.x(index).whole()
         return self.x(index)
 
-    def rounded(self, term: Bounds, roundings: npt.ArrayLike, products: float = 1) -> Bounds:
+    def rounded(self, term: Bounds, roundings: int) -> Bounds:
         """One term that goes through so many roundings."""
-        return Terms.of(term).rounded(self.kind, roundings, products)
+        return Terms.of(term).rounded(self.kind, roundings, 1)
+
+    def total(self, terms: Sequence[Bounds], extra: int = 0) -> Bounds:
+        """The sum of some terms, each of which goes through `extra` further roundings."""
+        moving = sum(bool((term.low != 0).any() or (term.high != 0).any()) for term in terms)
+        total = Terms.of(terms[0])
+        for term in terms[1:]:
+            total = total.plus(Terms.of(term))
+        return total.rounded(self.kind, max(moving - 1, 0) + extra, len(terms))
 
 
-Result: TypeAlias = "Bounds | list[Bounds | None] | None"
+def channels(shape: Shape | None) -> Dim:
+    """The size of axis 1, None where there is none or it is not known."""
+    return shape[1] if shape is not None and len(shape) > 1 else None
 
 
-class Rule(NamedTuple):
-    compute: Callable[[Step], Result]
-    integers: bool
+def same_channels(old: Shape, new: Shape) -> bool:
+    """Whether axis 1 is known to have one size in both.
 
-
-def _rule(
-    operators: str, *, domains: Sequence[str] = ("",), integers: bool = False
-) -> Callable[[Callable[[Step], Result]], Callable[[Step], Result]]:
-    """Registers a rule. `integers`: it holds for integer outputs too (no arithmetic that wraps)."""
-
-    def register(compute: Callable[[Step], Result]) -> Callable[[Step], Result]:
-        for domain in domains:
-            for operator in operators.split():
-                _RULES[domain, operator] = Rule(compute, integers)
-        return compute
-
-    return register
+    Raises:
+        IndexError: one of them has no axis 1.
+    """
+    return old[1] is not None and old[1] == new[1]
 
 
 def elements(dims: Sequence[Dim]) -> int | None:
-    """The number of elements in a block of these sizes."""
+    """The number of elements in a block of these sizes, None where one is not known."""
     known = [dim for dim in dims if isinstance(dim, int)]
     return math.prod(known) if len(known) == len(dims) else None

@@ -1,6 +1,10 @@
+"""The table of intervals that the analysis gives."""
+
 from __future__ import annotations
 
-RULES = Rules()
+from collections.abc import Iterator, Mapping
+
+from passes.ranges.interval import NOTHING, Interval
 
 
 class RangeTable(Mapping[str, Interval]):

@@ -148,7 +148,7 @@ def test_the_report_is_what_json_prints(run: Run, model: Path) -> None:
 
 
 def test_the_report_is_there_without_json(run: Run, model: Path) -> None:
-    report = model.parent / "report.json"
+    report = model.parent / "new" / "report.json"
     left = run("optimize", model, "--report", report)
     assert "Wrote" in left.out
     assert json.loads(report.read_text())["skips"]
@@ -206,20 +206,25 @@ def test_a_model_with_a_data_file(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["we[ird].onnx", "we[/ird].onnx", "[red]x.onnx", "ä ö.onnx", "m"])
 def test_odd_file_names(run: Run, tmp_path: Path, name: str) -> None:
+    """Square brackets are markup to the library that prints the tables."""
+
+    def unfolded(text: str) -> str:
+        return "".join(text.split())
+
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(residual_net().SerializeToString())
+    written = path.with_name(f"{path.stem}.opt.onnx")
     left = run("optimize", path)
     assert left.code == 0, left.err
-    written = path.with_name(f"{path.stem}.opt.onnx")
-    assert f"Wrote{written}" in "".join(left.out.split()).replace(str(written).replace(" ", ""), str(written))  # fmt: skip
+    assert unfolded(f"Wrote {written}") in unfolded(left.out)
     assert written.exists()
     left = run("inspect", path)
     assert left.code == 0, left.err
-    assert path.name.replace(" ", "") in left.out.replace("\n", "").replace(" ", "")
+    assert unfolded(f"{path}: 15 nodes") in unfolded(left.out)
     left = run("compare", path, written)
     assert left.code == 0, left.err
-    assert path.name.split()[0] in left.out
+    assert unfolded(f"{path.name} {written.name} ratio") in unfolded(left.out)
 
 
 def test_what_was_written_is_what_was_verified(run: Run, model: Path) -> None:
