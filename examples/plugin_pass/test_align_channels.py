@@ -1,14 +1,17 @@
 """The tests of the example, as its author would write them: `pytest test_align_channels.py`."""
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
 from align_channels import HiddenChannels
 from onnx import helper
 
-from graphopt import Model, Pipeline, optimize
+from graphopt import Model, Pipeline
 from graphopt.errors import PipelineError
 from graphopt.ir import fingerprint
+from graphopt.optimize import optimize
 from graphopt.verify.numeric import Status
 
 
@@ -16,14 +19,14 @@ def network(widths: tuple[int, ...] = (3, 10, 13, 4)) -> onnx.ModelProto:
     """3x3 convolutions of these widths with a Relu behind each; the last is the output."""
     rng = np.random.default_rng(0)
     nodes, weights, x = [], [], "x"
-    for number, (k, m) in enumerate(zip(widths, widths[1:])):
+    for number, (k, m) in enumerate(pairwise(widths)):
         for name, shape in (("w", (m, k, 3, 3)), ("b", (m,))):
             array = rng.standard_normal(shape).astype(np.float32)
             weights.append(onnx.numpy_helper.from_array(array, f"{name}{number}"))
         inputs = [x, f"w{number}", f"b{number}"]
-        nodes.append(helper.make_node("Conv", inputs, [f"c{number}"], f"conv{number}", pads=[1] * 4))
-        x = f"r{number}"
-        nodes.append(helper.make_node("Relu", [f"c{number}"], [x], f"relu{number}"))
+        output, x = f"c{number}", f"r{number}"
+        nodes.append(helper.make_node("Conv", inputs, [output], f"conv{number}", pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [output], [x], f"relu{number}"))
     image = helper.make_tensor_value_info("x", 1, ("N", widths[0], 8, 8))
     output = helper.make_tensor_value_info(x, 1, ("N", widths[-1], 8, 8))
     graph = helper.make_graph(nodes, "net", [image], [output], weights)

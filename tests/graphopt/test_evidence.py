@@ -131,7 +131,7 @@ def test_one_wrong_field_is_a_value_error(key: str, value: object) -> None:
         del data["rewrites"][0][key]
     else:
         data["rewrites"][0][key] = value
-    with pytest.raises(ValueError, match="graphopt evidence|Exactness"):
+    with pytest.raises(ValueError, match=r"graphopt evidence|Exactness"):
         Evidence.from_text(json.dumps(data))
 
 

@@ -30,12 +30,15 @@ def install(monkeypatch: pytest.MonkeyPatch, *factories: Any) -> None:
     monkeypatch.setattr(plugins, "passes", lambda: dict(sorted(known.items())))
 
 
+CHANGED = PassResult(changed=True)
+
+
 @dataclass(frozen=True)
 class Edit:
     """Runs any function on the draft, and says `result`."""
 
     edit: Callable[[Model], object]
-    result: PassResult = PassResult(changed=True)
+    result: PassResult = CHANGED
     preserves: frozenset[str] = frozenset()
     name: ClassVar[str] = "edit"
 

@@ -78,8 +78,9 @@ def test_the_package_itself_loads_nothing(tmp_path: Path) -> None:
 def test_the_script_and_the_module_are_one(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("graphopt")
     done = subprocess.run(
-        [script, "--help"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
-    )
+        [script, "--help"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
     assert done.stdout == graphopt("--help", cwd=tmp_path).stdout
 
 

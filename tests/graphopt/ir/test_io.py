@@ -105,7 +105,7 @@ def test_new_weights_get_a_new_data_file(external: Model, tmp_path: Path) -> Non
     external.graph.initializers["large"].const_value = onnx_ir.tensor(
         np.ones(LARGE, np.float32), name="large"
     )
-    save(external, path)
+    save(external, path, external=True)
     gone, come = before - set(files(tmp_path)), set(files(tmp_path)) - before
     assert len(gone) == len(come) == 1
     assert (_large(Model.load(path)) == 1).all()

@@ -40,7 +40,7 @@ def file(model: Model) -> bytes:
 def test_a_pass_that_raises_half_way_leaves_no_trace(model: Model) -> None:
     shapes = model.analyses.get(Shapes())
     before, held = file(model), model.analyses.cached()
-    with pytest.raises(PassFailed, match="'explode' .* failed: ZeroDivisionError: the fuse was 3"):
+    with pytest.raises(PassFailed, match=r"'explode' .* failed: ZeroDivisionError: the fuse was 3"):
         Pipeline((Explode(),)).run(model)
     assert file(model) == before
     assert model.analyses.cached() == held
@@ -85,7 +85,7 @@ def test_a_pass_that_changed_nothing_has_no_way_to_change_the_model(model: Model
 
 
 def test_a_pass_that_gives_nothing_back_is_rejected(model: Model) -> None:
-    with pytest.raises(PassFailed, match="'edit' .* failed: "):
+    with pytest.raises(PassFailed, match=r"'edit' .* failed: "):
         Pipeline((Edit(negate, None),)).run(model)  # type: ignore[arg-type]
 
 
@@ -175,7 +175,7 @@ def test_true_claims_are_counted(model: Model) -> None:
 def test_a_false_claim_rejects_the_pass(model: Model) -> None:
     before = file(model)
     claims = (claim_about(model, "old"), claim_about(model, "zero"))
-    with pytest.raises(PassFailed, match="'claims' .* failed: in the new weight 'w_1' the zero"):
+    with pytest.raises(PassFailed, match=r"'claims' .* failed: in the new weight 'w_1' the zero"):
         Pipeline((Claims(claims),)).run(model)
     assert file(model) == before
 
@@ -183,9 +183,7 @@ def test_a_false_claim_rejects_the_pass(model: Model) -> None:
 def test_a_claim_is_about_the_model_not_about_what_the_pass_says(model: Model) -> None:
     """The arrays in a claim count only for a weight that is in neither model."""
     honest = claim_about(model, "old")
-    lying = WidenedWeight(
-        honest.new, honest.old, np.zeros((6, 6)), np.zeros((6, 6)), honest.blocks
-    )
+    lying = WidenedWeight(honest.new, honest.old, np.zeros((6, 6)), np.zeros((6, 6)), honest.blocks)
     (record,) = Pipeline((Claims((lying,)),)).run(model)
     assert record.claims_checked == 1
 
@@ -238,7 +236,7 @@ def test_a_reproducer_that_cannot_be_written_does_not_hide_the_failure(
     model: Model, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PassFailed, match="the fuse was 3 .*no reproducer could be written"):
+    with pytest.raises(PassFailed, match=r"the fuse was 3 .*no reproducer could be written"):
         Pipeline((Explode(),), tmp_path / "file" / "folder").run(model)
 
 

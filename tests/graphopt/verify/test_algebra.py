@@ -25,7 +25,8 @@ from graphopt.verify.algebra import (
 from tests.support.models import plain_model
 
 Array = np.ndarray
-NOTHING = Model.load(plain_model([helper.make_node("Neg", ["x"], ["y"])], {"x": (np.float32, (1, 1))}, ["y"]))  # fmt: skip
+X = {"x": (np.float32, (1, 1))}
+NOTHING = Model.load(plain_model([helper.make_node("Neg", ["x"], ["y"])], X, ["y"]))
 
 
 def holds(claim: algebra.Claim, before: Model = NOTHING, after: Model = NOTHING) -> None:
@@ -45,8 +46,7 @@ def with_weights(**weights: Array) -> Model:
         helper.make_node("Shape", [name], [f"{name}.shape"]) for name in weights
     ]  # reads without demands on the shape
     total = helper.make_node("Concat", [node.output[0] for node in nodes], ["y"], axis=0)
-    x = {"x": (np.float32, (1, 1))}
-    return Model.load(plain_model([*nodes, total], x, ["y"], weights))
+    return Model.load(plain_model([*nodes, total], X, ["y"], weights))
 
 
 # Widened weights ------------------------------------------------------------------------------
@@ -95,8 +95,13 @@ def test_a_widening_that_is_stored_transposed() -> None:
 
 @pytest.mark.parametrize(
     ("place", "kind"),
-    [((1, 2, 0, 0), "old"), ((2, 0, 1, 1), "dirac"), ((3, 1, 0, 2), "dirac"), ((1, 3, 2, 2), "zero")],
-)  # fmt: skip
+    [
+        ((1, 2, 0, 0), "old"),
+        ((2, 0, 1, 1), "dirac"),
+        ((3, 1, 0, 2), "dirac"),
+        ((1, 3, 2, 2), "zero"),
+    ],
+)
 def test_one_wrong_element_of_each_block(place: tuple[int, ...], kind: str) -> None:
     new, _ = widened()
     new[place] = np.nextafter(new[place], np.float32(9), dtype=np.float32)
@@ -157,7 +162,7 @@ def test_a_weight_that_is_no_constant() -> None:
     after = Model.load(
         plain_model(
             [helper.make_node("Relu", ["x"], ["new"]), helper.make_node("Neg", ["new"], ["y"])],
-            {"x": (np.float32, (1, 1))},
+            X,
             ["y"],
         )
     )
@@ -194,9 +199,7 @@ def carried(**changes: Any) -> CarriedChannels:
 
 def split(slope: float = 0.0) -> tuple[Step, ...]:
     """x and -x through an activation, subtracted again; divided by 1 + slope for a leaky one."""
-    function = (
-        Activation("relu") if not slope else Activation("leaky", slope=(slope,) * 6)
-    )
+    function = Activation("relu") if not slope else Activation("leaky", slope=(slope,) * 6)
     both = np.concatenate([EYE, -EYE])
     merge = np.concatenate([EYE, -EYE], axis=1) / (1 + slope)
     return Step(both, np.zeros(6), function), Step(merge, NONE)
@@ -407,7 +410,7 @@ def test_a_composed_weight_that_is_no_constant() -> None:
     after = Model.load(
         plain_model(
             [helper.make_node("Relu", ["x"], ["w"]), helper.make_node("Neg", ["w"], ["y"])],
-            {"x": (np.float32, (1, 1))},
+            X,
             ["y"],
         )
     )

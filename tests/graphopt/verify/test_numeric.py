@@ -203,9 +203,7 @@ def test_wrong_at_odd_sizes_only() -> None:
 def test_another_shape_at_odd_sizes_only() -> None:
     def pooled(ceil: int) -> onnx.ModelProto:
         return conv_net(
-            lambda net, y: net.op(
-                "MaxPool", y, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=ceil
-            )
+            lambda net, y: net.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=ceil)
         )
 
     assert_different(pooled(0), pooled(1), "'y' is float32[1, 4, 17, 17] instead of float32[1, 4, ")

@@ -48,7 +48,7 @@ def test_inner_tensors_on_request(kind: type[OrtRunner] | type[ReferenceRunner])
 def test_the_two_runtimes_agree() -> None:
     model = Model.load(residual_net(stride=2, norm=True))
     feeds = inputs.first(model).feeds
-    (ours,), (theirs,) = (list(kind(model).run(feeds).values()) for kind in (OrtRunner, ReferenceRunner))  # fmt: skip
+    (ours,), (theirs,) = (kind(model).run(feeds).values() for kind in (OrtRunner, ReferenceRunner))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -71,10 +71,10 @@ def test_the_reference_evaluator_stands_in() -> None:
 
 
 def test_nobody_runs_it() -> None:
-    with pytest.raises(CannotRun, match="^ONNX Runtime does not take the model: .*Mystery") as error:
+    with pytest.raises(CannotRun, match=r"^ONNX Runtime does not take .*Mystery") as error:
         runner(foreign())
     assert "\n" not in str(error.value)
-    with pytest.raises(CannotRun, match="^the reference evaluator does not take the model: "):
+    with pytest.raises(CannotRun, match=r"^the reference evaluator does not take the model: "):
         ReferenceRunner(foreign())
     with pytest.raises(CannotRun):
         latency(foreign(), {"x": np.ones((1, 4), np.float32)})
@@ -149,7 +149,9 @@ def test_a_model_too_large_for_one_protobuf(monkeypatch: pytest.MonkeyPatch) -> 
 def test_optimized_sessions_give_the_same() -> None:
     model = Model.load(residual_net(norm=True))
     feeds = inputs.first(model).feeds
-    (plain,), (fast,) = (list(OrtRunner(model, optimize=o).run(feeds).values()) for o in (False, True))  # fmt: skip
+    (plain,), (fast,) = (
+        OrtRunner(model, optimize=optimize).run(feeds).values() for optimize in (False, True)
+    )
     np.testing.assert_allclose(plain, fast, rtol=1e-4, atol=1e-5)
 
 
