@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir
 
 from graphopt.evidence import Exactness, Refusal, Region, Rewrite
-from graphopt.ir import Model, constant, node_label
+from graphopt.ir import Model, Shapes, ShapeTable, constant, node_label
 from graphopt.pipeline import Context, PassResult
 from graphopt.verify.algebra import Block, WidenedWeight
 
@@ -52,12 +52,13 @@ class HiddenChannels:
 
     def run(self, model: Model) -> tuple[Hidden, ...]:
         """One entry for each convolution, in order of execution."""
-        return tuple(_follow(node) for node in model.graph if node.op_type == "Conv")
+        return tuple(_follow(node) for node in model.graph if _operator(node) == "Conv")
 
 
 def _follow(first: onnx_ir.Node) -> Hidden:
     """Walks from a convolution over elementwise nodes to whatever comes next."""
-    label, between, value = node_label(first), [], first.outputs[0]
+    label, value = node_label(first), first.outputs[0]
+    between: list[str] = []
 
     def seen(why: str) -> Hidden:
         return Hidden(label, None, tuple(between), why)
@@ -69,17 +70,23 @@ def _follow(first: onnx_ir.Node) -> Hidden:
         if value.is_graph_output() or len(readers) != 1:
             return seen(f"'{value.name}' is an output of the model, or read more than once")
         node = readers[0]
-        if node.op_type in ELEMENTWISE and node.inputs[0] is value:
+        data = node.graph is first.graph and node.inputs[0] is value
+        if data and _operator(node) in ELEMENTWISE:
             between.append(node_label(node))
             value = node.outputs[0]
-        elif node.op_type == "Conv" and node.inputs[0] is value and _plain(node):
+        elif data and _operator(node) == "Conv" and _plain(node):
             return Hidden(label, node_label(node), tuple(between))
         else:
             return seen(f"{node_label(node)} ({node.op_type}) reads them")
 
 
+def _operator(node: onnx_ir.Node) -> str:
+    """The ONNX operator of a node; nothing for a foreign one that happens to be called alike."""
+    return node.op_type if node.domain in ("", "ai.onnx") else ""
+
+
 def _plain(conv: onnx_ir.Node) -> bool:
-    """Whether it is an ordinary convolution whose weight and bias are known."""
+    """Whether a convolution has one group, and a weight and a bias that are known."""
     known = all(value is None or constant(value) is not None for value in conv.inputs[1:])
     return known and conv.attributes.get_int("group", 1) == 1
 
@@ -103,7 +110,7 @@ class AlignChannels:
 
     def run(self, model: Model, context: Context) -> PassResult:
         """Finds out first what can be done, then widens each convolution once."""
-        nodes = model.node_index()
+        nodes, shapes = model.node_index(), model.analyses.get(Shapes())
         rows: dict[str, int] = {}
         columns: dict[str, int] = {}
         rewrites: list[Rewrite] = []
@@ -111,14 +118,15 @@ class AlignChannels:
         hidden = model.analyses.get(HiddenChannels())
         for number, one in enumerate(hidden):
             context.progress(f"{self.name}: {one.first}", number / len(hidden))
-            have = _weight(nodes[one.first]).shape[0]
-            want = -(-have // self.multiple) * self.multiple
+            have = _channels(shapes, nodes[one.first].outputs[0])
+            if have is not None and have % self.multiple == 0:
+                continue
             region = Region(one.first, (one.first, *one.between))
-            if have == want:
+            if have is None or one.second is None:
+                why = one.why or "its shape is not known"
+                refusals.append(Refusal(self.name, region, why, "channels-are-seen"))
                 continue
-            if one.second is None:
-                refusals.append(Refusal(self.name, region, one.why, "channels-are-seen"))
-                continue
+            want = -(-have // self.multiple) * self.multiple
             rows[one.first] = columns[one.second] = want
             for label in (one.first, *one.between):
                 _set_channels(nodes[label].outputs[0], want)
@@ -137,10 +145,10 @@ class AlignChannels:
         return PassResult(bool(rewrites), tuple(rewrites), tuple(refusals), claims, statistics)
 
 
-def _weight(conv: onnx_ir.Node) -> Array:
-    weight = constant(conv.inputs[1])
-    assert weight is not None  # `_plain` has looked
-    return weight
+def _channels(shapes: ShapeTable, value: onnx_ir.Value) -> int | None:
+    shape = shapes[value.name or ""].shape
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    return channels if isinstance(channels, int) else None
 
 
 def _set_channels(value: onnx_ir.Value, channels: int) -> None:
@@ -153,13 +161,16 @@ def _widen(
     model: Model, conv: onnx_ir.Node, rows: int | None, columns: int | None
 ) -> WidenedWeight:
     """Gives a convolution more output channels, more input channels, or both; all zeros."""
-    old = _weight(conv)
+    value, old = conv.inputs[1], constant(conv.inputs[1])
+    assert value is not None
+    assert old is not None  # `_plain` has looked
     m, k = old.shape[:2]
     rows, columns = rows or m, columns or k
     new = np.zeros((rows, columns, *old.shape[2:]), old.dtype)
     new[:m, :k] = old
-    label, old_name = node_label(conv), conv.inputs[1].name or ""
-    conv.replace_input_with(1, _initializer(model, f"{label}.weight.aligned", new))
+    label = node_label(conv)
+    weight = _initializer(model, f"{label}.weight.aligned", new)
+    conv.replace_input_with(1, weight)
     bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
     if bias is not None:
         wide = np.concatenate([bias, np.zeros(rows - m, bias.dtype)])
@@ -171,7 +182,7 @@ def _widen(
         Block(more_outputs, inputs, "zero"),
         Block((*outputs, *more_outputs), more_inputs, "zero"),
     )
-    return WidenedWeight(conv.inputs[1].name or "", old_name, new, old, blocks)
+    return WidenedWeight(weight.name or "", value.name or "", new, old, blocks)
 
 
 def _initializer(model: Model, name: str, array: Array) -> onnx_ir.Value:

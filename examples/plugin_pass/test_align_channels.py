@@ -27,13 +27,16 @@ def network(widths: tuple[int, ...] = (3, 10, 13, 4)) -> onnx.ModelProto:
         output, x = f"c{number}", f"r{number}"
         nodes.append(helper.make_node("Conv", inputs, [output], f"conv{number}", pads=[1] * 4))
         nodes.append(helper.make_node("Relu", [output], [x], f"relu{number}"))
-    image = helper.make_tensor_value_info("x", 1, ("N", widths[0], 8, 8))
-    output = helper.make_tensor_value_info(x, 1, ("N", widths[-1], 8, 8))
+    image, output = tensor("x", ("N", widths[0], 8, 8)), tensor(x, ("N", widths[-1], 8, 8))
     graph = helper.make_graph(nodes, "net", [image], [output], weights)
     opset = helper.make_opsetid("", 17)
     return onnx.shape_inference.infer_shapes(
         helper.make_model(graph, opset_imports=[opset], ir_version=8)
     )
+
+
+def tensor(name: str, shape: tuple) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
 
 def widths(model: Model) -> list[int]:
@@ -70,6 +73,7 @@ def test_the_preset_folds_norms_first() -> None:
         (lambda g: g.output.append(onnx.ValueInfoProto(name="r0")), "is an output of the model"),
         (lambda g: g.node.append(helper.make_node("Neg", ["r0"], ["z"])), "read more than once"),
         (lambda g: setattr(g.node[1], "op_type", "Softmax"), "relu0 (Softmax) reads them"),
+        (lambda g: g.input.append(tensor("w0", (10, 3, 3, 3))), "weights that are not constants"),
     ],
 )
 def test_channels_that_are_seen_stay(change, why: str) -> None:

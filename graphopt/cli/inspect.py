@@ -53,10 +53,10 @@ def inspect(
         return
     console = out()
     opset = ", ".join(f"{d or 'onnx'} {v}" for d, v in sorted(loaded.ir.opset_imports.items()))
-    sorted_note = "" if loaded.was_sorted else "; its nodes were not in order and have been sorted"
-    console.print(
-        f"[bold]{escape(str(model))}[/]: {loaded.graph.num_nodes()} nodes, opset {opset}{sorted_note}\n"
-    )
+    size = f"{loaded.graph.num_nodes()} nodes, opset {opset}"
+    if not loaded.was_sorted:
+        size += "; its nodes were not in order and have been sorted"
+    console.print(f"[bold]{escape(str(model))}[/]: {size}\n")
     console.print(tables.skips(skips) if skips else "The model has no skip connections.\n")
     console.print(tables.costs([("", estimate.total)]))
     console.print(tables.memory(memory))

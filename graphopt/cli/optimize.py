@@ -130,7 +130,9 @@ def _check_place(place: Path, model: Path) -> None:
     if place.is_dir():
         raise ModelError(f"{place} is a folder: name a file for the output.")
     if place.exists() and model.exists() and place.samefile(model):
-        raise ModelError(f"{place} is the input model, which is never overwritten: choose another file.")
+        raise ModelError(
+            f"{place} is the input model, which is never overwritten: choose another file."
+        )
     above = next(folder for folder in place.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "may not be written" if above.is_dir() else "is no folder"

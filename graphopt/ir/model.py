@@ -314,11 +314,13 @@ def _write_evidence(proto: onnx.ModelProto, evidence: Evidence) -> None:
 
 @contextlib.contextmanager
 def _quiet_onnx_ir() -> Iterator[None]:
-    """onnx_ir logs what `_checked` turns into errors; say it once."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """onnx_ir logs what `_in_order` turns into errors, and onnxscript what it does not fold."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

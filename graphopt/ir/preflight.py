@@ -229,6 +229,10 @@ def _check_attributes(node: onnx.NodeProto, label: str) -> None:
             and _kind_of(attribute) is None
         ):
             raise ModelError(f"{what} has no type: export the model again.")
+        if attribute.type in _CONTENT and not (
+            attribute.ref_attr_name or attribute.HasField(_CONTENT[attribute.type])
+        ):
+            raise ModelError(f"{what} has no content: the file is damaged, export it again.")
         sparse = attribute.HasField("sparse_tensor") or attribute.sparse_tensors
         if sparse and not (_is_constant(node) and attribute.name == "sparse_value"):
             raise ModelError(
@@ -258,6 +262,14 @@ _KIND_BY_FIELD = {
     "graphs": "GRAPHS",
     "type_protos": "TYPE_PROTOS",
 }
+
+
+_CONTENT: dict[int, str] = {
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+}
+"""Fields of the attributes that have no default."""
 
 
 def _kind_of(attribute: onnx.AttributeProto) -> int | None:

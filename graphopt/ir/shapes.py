@@ -149,9 +149,10 @@ def _infer(model: onnx_ir.Model) -> None:
 def _carry_over(model: onnx_ir.Model) -> bool:
     changed = False
     for node in model.graph:
-        source, target = _carrier_of_shape(node), node.outputs[0]
-        if source is None or source.shape is None:
+        source = _carrier_of_shape(node)
+        if source is None or source.shape is None or not node.outputs:
             continue
+        target = node.outputs[0]
         if target.shape is None or _unknown(target.shape) > _unknown(source.shape):
             target.shape = source.shape.copy()
             changed = True

@@ -62,7 +62,9 @@ def test_folding_keeps_annotations_names_and_output_shapes() -> None:
     assert [n.op_type for n in proto.graph.node] == ["Mul"]
     assert proto.graph.node[0].name == ""
     assert [a.tensor_name for a in proto.graph.quantization_annotation] == [two]
-    assert [d.dim_param or d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim] == ["N", 4]  # fmt: skip
+    assert [
+        d.dim_param or d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim
+    ] == ["N", 4]
 
 
 def test_dead_code_goes() -> None:

@@ -68,7 +68,10 @@ def test_gemm_chain() -> None:
     equal(outcome)
 
 
-@pytest.mark.parametrize(("cin", "mid", "out", "fuses"), [(8, 2, 8, False), (4, 8, 4, True), (4, 2, 4, True), (6, 3, 7, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cin", "mid", "out", "fuses"),
+    [(8, 2, 8, False), (4, 8, 4, True), (4, 2, 4, True), (6, 3, 7, False)],
+)
 def test_cost_decides(cin: int, mid: int, out: int, fuses: bool) -> None:
     """A win only if in * out <= mid * (in + out)."""
     assert fuses is (cin * out <= mid * (cin + out))
@@ -91,7 +94,7 @@ def test_tensor_in_between_that_is_read_elsewhere_stays() -> None:
 
 
 def test_bottleneck_between_expansions_after_reserve_merge() -> None:
-    """MobileNetV2 to V1 in small: once the joins are gone, project and expand stand side by side."""
+    """MobileNetV2 to V1 in small: once the joins are gone, project and expand are neighbours."""
     net = Net()
     x = net.conv(net.act(net.conv("x", 3, 6, 3), "Relu"), 6, 4, 1)
     for _ in range(2):
@@ -103,6 +106,10 @@ def test_bottleneck_between_expansions_after_reserve_merge() -> None:
         model, pipeline="reserve-merge{when=possible},linear-fusion{when=possible},dce"
     )
     assert "Add" not in kinds(outcome)
-    pointwise = [n for n in outcome.model.graph if n.op_type == "Conv" and n.attributes.get_int("group", 1) == 1]  # fmt: skip
+    pointwise = [
+        n
+        for n in outcome.model.graph
+        if n.op_type == "Conv" and n.attributes.get_int("group", 1) == 1
+    ]
     assert len(pointwise) == 4  # stem, two fused pairs, and the last project with the head
     equal(outcome)

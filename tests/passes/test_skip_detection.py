@@ -127,7 +127,12 @@ def test_shape_arithmetic_is_no_data() -> None:
     net = Net()
     shape = net.op("Shape", "x")
     batch = net.op("Gather", shape, net.const(0, np.int64))
-    size = net.op("Concat", net.op("Unsqueeze", batch, net.const([0], np.int64)), net.const([-1], np.int64), axis=0)  # fmt: skip
+    size = net.op(
+        "Concat",
+        net.op("Unsqueeze", batch, net.const([0], np.int64)),
+        net.const([-1], np.int64),
+        axis=0,
+    )
     assert skips(net.model(net.op("Reshape", "x", size), ("N", 3, 4))) == ()
 
 

@@ -63,7 +63,9 @@ def test_plain_is_equivalent_and_idempotent(proto: onnx.ModelProto) -> None:
     again = optimize(outcome.model, preset="plain")
     assert not again.changed
     assert fingerprint(again.model) == fingerprint(outcome.model)
-    first, second = (one.model.to_proto().SerializeToString(deterministic=True) for one in (outcome, again))  # fmt: skip
+    first, second = (
+        one.model.to_proto().SerializeToString(deterministic=True) for one in (outcome, again)
+    )
     assert first == second
 
 

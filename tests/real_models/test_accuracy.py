@@ -9,7 +9,7 @@ import pytest
 
 from graphopt.optimize import optimize
 from graphopt.verify.numeric import Status
-from tests.support.cifar import CIFAR, IMAGENET, normalised, predictions, load_test_set
+from tests.support.cifar import CIFAR, IMAGENET, load_test_set, normalised, predictions
 
 pytestmark = pytest.mark.real_models
 

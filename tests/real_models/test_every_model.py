@@ -27,7 +27,10 @@ SOUND = sorted(
 )
 LINEAR = {"Conv", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "ConvInteger"}
 
-every_model = pytest.mark.parametrize("name", SOUND or [pytest.param("", marks=pytest.mark.skip("no shared models: set GRAPHOPT_SHARED"))])  # fmt: skip
+every_model = pytest.mark.parametrize(
+    "name",
+    SOUND or [pytest.param("", marks=pytest.mark.skip("no shared models: set GRAPHOPT_SHARED"))],
+)
 
 
 def _is_identity(skip: Skip) -> bool:

@@ -42,14 +42,22 @@ BRANCHES: dict[str, tuple[str, Callable[[Net, str], str]]] = {
         "norm-in-branch",
         lambda n, x: n.op("InstanceNormalization", plain(n, x), *(n.const(np.ones(4)),) * 2),
     ),
-    "shuffle": ("shuffle-in-branch", lambda n, x: n.op("Transpose", plain(n, x), perm=[0, 1, 3, 2])),
+    "shuffle": (
+        "shuffle-in-branch",
+        lambda n, x: n.op("Transpose", plain(n, x), perm=[0, 1, 3, 2]),
+    ),
     "transposed convolution": (
         "transposed-conv",
         lambda n, x: n.op("ConvTranspose", plain(n, x), n.const(np.ones((4, 4, 1, 1)))),
     ),
     "quantizer": (
         "quantized",
-        lambda n, x: n.op("DequantizeLinear", n.op("QuantizeLinear", plain(n, x), n.const(0.1), n.const(0, np.int8)), n.const(0.1), n.const(0, np.int8)),  # fmt: skip  # noqa: E501
+        lambda n, x: n.op(
+            "DequantizeLinear",
+            n.op("QuantizeLinear", plain(n, x), n.const(0.1), n.const(0, np.int8)),
+            n.const(0.1),
+            n.const(0, np.int8),
+        ),
     ),
     "activation last": ("activation-before-join", lambda n, x: n.act(plain(n, x), "Relu")),
     "two activations": (
@@ -65,19 +73,40 @@ BRANCHES: dict[str, tuple[str, Callable[[Net, str], str]]] = {
     "unknown operator": ("branch-not-a-chain", lambda n, x: n.op("Neg", plain(n, x))),
     "runtime weights": (
         "runtime-weights",
-        lambda n, x: n.op("Conv", n.act(n.conv(x, 4, 4), "Relu"), n.op("Expand", n.op("ReduceMean", x), n.const([4, 4, 1, 1], np.int64))),  # fmt: skip  # noqa: E501
+        lambda n, x: n.op(
+            "Conv",
+            n.act(n.conv(x, 4, 4), "Relu"),
+            n.op("Expand", n.op("ReduceMean", x), n.const([4, 4, 1, 1], np.int64)),
+        ),
     ),
     "runtime bias": (
         "runtime-weights",
-        lambda n, x: n.op("Conv", n.act(n.conv(x, 4, 4), "Relu"), n.const(np.ones((4, 4, 1, 1))), n.op("Reshape", n.op("ReduceMean", x, axes=[0, 2, 3]), n.const([4], np.int64))),  # fmt: skip  # noqa: E501
+        lambda n, x: n.op(
+            "Conv",
+            n.act(n.conv(x, 4, 4), "Relu"),
+            n.const(np.ones((4, 4, 1, 1))),
+            n.op("Reshape", n.op("ReduceMean", x, axes=[0, 2, 3]), n.const([4], np.int64)),
+        ),
     ),
     "runtime slope": (
         "runtime-weights",
-        lambda n, x: n.conv(n.op("PRelu", n.conv(x, 4, 4), n.op("Reshape", n.op("ReduceMean", x, axes=[0, 2, 3]), n.const([4, 1, 1], np.int64))), 4, 4),  # fmt: skip  # noqa: E501
+        lambda n, x: n.conv(
+            n.op(
+                "PRelu",
+                n.conv(x, 4, 4),
+                n.op(
+                    "Reshape", n.op("ReduceMean", x, axes=[0, 2, 3]), n.const([4, 1, 1], np.int64)
+                ),
+            ),
+            4,
+            4,
+        ),
     ),
     "runtime clip": (
         "runtime-weights",
-        lambda n, x: n.conv(n.op("Clip", n.conv(x, 4, 4), "", n.op("ReduceMax", x, keepdims=0)), 4, 4),
+        lambda n, x: n.conv(
+            n.op("Clip", n.conv(x, 4, 4), "", n.op("ReduceMax", x, keepdims=0)), 4, 4
+        ),
     ),
     "dropout that may train": (
         "training-mode",
@@ -87,7 +116,7 @@ BRANCHES: dict[str, tuple[str, Callable[[Net, str], str]]] = {
         "broadcast",
         lambda n, x: n.conv(n.act(n.conv(x, 4, 4, stride=8), "Relu"), 4, 4),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BRANCHES)
@@ -117,11 +146,35 @@ SKIPS: dict[str, tuple[str, Callable[[Net, str], str], Callable[[Net, str], str]
         plain,
         lambda n, x: n.op("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4),
     ),
-    "non-constant pad": ("skip-not-linear", plain, lambda n, x: _pad(n, _slice(n, x, 0, 1, 1, 2), [0, 0, 0, 0, 0, 2, 0, 0], 1.0)),  # fmt: skip  # noqa: E501
-    "reflected pad": ("skip-not-linear", plain, lambda n, x: _pad(n, _slice(n, x, 1, 2, 1), [0, 0, 1, 0, 0, 0, 0, 0], mode="reflect")),  # fmt: skip  # noqa: E501
-    "spatial pad": ("skip-not-linear", plain, lambda n, x: _pad(n, _slice(n, x, 1, 2, 1), [0, 0, 1, 0, 0, 0, 0, 0])),  # fmt: skip  # noqa: E501
-    "concat with ones": ("skip-not-linear", plain, lambda n, x: n.op("Concat", _slice(n, x, 0, 1, 1, 2), n.const(np.ones((2, 2, 8, 8))), axis=1)),  # fmt: skip  # noqa: E501
-    "concat on height": ("skip-not-linear", plain, lambda n, x: n.op("Concat", _slice(n, x, 0, 2, 1, 4), n.const(np.zeros((2, 4, 4, 8))), axis=2)),  # fmt: skip  # noqa: E501
+    "non-constant pad": (
+        "skip-not-linear",
+        plain,
+        lambda n, x: _pad(n, _slice(n, x, 0, 1, 1, 2), [0, 0, 0, 0, 0, 2, 0, 0], 1.0),
+    ),
+    "reflected pad": (
+        "skip-not-linear",
+        plain,
+        lambda n, x: _pad(n, _slice(n, x, 1, 2, 1), [0, 0, 1, 0, 0, 0, 0, 0], mode="reflect"),
+    ),
+    "spatial pad": (
+        "skip-not-linear",
+        plain,
+        lambda n, x: _pad(n, _slice(n, x, 1, 2, 1), [0, 0, 1, 0, 0, 0, 0, 0]),
+    ),
+    "concat with ones": (
+        "skip-not-linear",
+        plain,
+        lambda n, x: n.op(
+            "Concat", _slice(n, x, 0, 1, 1, 2), n.const(np.ones((2, 2, 8, 8))), axis=1
+        ),
+    ),
+    "concat on height": (
+        "skip-not-linear",
+        plain,
+        lambda n, x: n.op(
+            "Concat", _slice(n, x, 0, 2, 1, 4), n.const(np.zeros((2, 4, 4, 8))), axis=2
+        ),
+    ),
     "backward slice": ("skip-not-linear", plain, lambda n, x: _slice(n, x, -1, 2, -1, -99)),
     "constant per position": (
         "skip-not-linear",
@@ -131,12 +184,20 @@ SKIPS: dict[str, tuple[str, Callable[[Net, str], str], Callable[[Net, str], str]
     "training norm": (
         "training-mode",
         plain,
-        lambda n, x: n.op("BatchNormalization", x, *(n.const(np.ones(4)) for _ in range(4)), outputs=3, training_mode=1)[0],  # fmt: skip  # noqa: E501
+        lambda n, x: n.op(
+            "BatchNormalization",
+            x,
+            *(n.const(np.ones(4)) for _ in range(4)),
+            outputs=3,
+            training_mode=1,
+        )[0],
     ),
     "runtime projection": (
         "skip-not-simple",
         plain,
-        lambda n, x: n.op("Conv", x, n.op("Expand", n.op("ReduceMean", x), n.const([4, 4, 1, 1], np.int64))),  # fmt: skip  # noqa: E501
+        lambda n, x: n.op(
+            "Conv", x, n.op("Expand", n.op("ReduceMean", x), n.const([4, 4, 1, 1], np.int64))
+        ),
     ),
     "two windows": (
         "skip-not-simple",
@@ -163,7 +224,7 @@ SKIPS: dict[str, tuple[str, Callable[[Net, str], str], Callable[[Net, str], str]
         lambda n, x: n.conv(n.act(n.conv(x, 4, 4, 1, stride=2), "Relu"), 4, 4, 3),
         lambda n, x: n.conv(x, 4, 4, 3, stride=2),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SKIPS)
