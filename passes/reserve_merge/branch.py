@@ -9,7 +9,7 @@ import onnx_ir
 from graphopt.ir.model import node_label
 from graphopt.ir.shapes import ShapeTable
 from passes.linear import Linear, NotLinear
-from passes.reserve_merge.refused import Refused
+from passes.refused import Refused
 
 ACTIVATIONS = frozenset(
     "Relu Clip LeakyRelu PRelu Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Gelu Mish Softplus "

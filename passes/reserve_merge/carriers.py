@@ -21,7 +21,7 @@ from graphopt.ir.constants import constant, scalar
 from graphopt.ir.model import node_label
 from graphopt.verify.algebra import Activation
 from passes.norm_folding import per_channel
-from passes.reserve_merge.refused import Refused
+from passes.refused import Refused
 
 Array = npt.NDArray[np.float64]
 

@@ -15,14 +15,15 @@ from graphopt.ir.shapes import Shapes, ShapeTable, TensorInfo
 from graphopt.pipeline.passes import Context, PassResult
 from graphopt.skips import Skip
 from graphopt.verify.algebra import Claim, WidenedWeight
+from passes import linear_map
 from passes.linear import Initializers, replace_output
+from passes.linear_map import LinearMap
 from passes.ranges import Ranges, RangeTable
-from passes.reserve_merge import branch, skip_path
+from passes.refused import Refused
+from passes.reserve_merge import branch
 from passes.reserve_merge.branch import Stage
 from passes.reserve_merge.carriers import CARRIERS, Carrier, Content
-from passes.reserve_merge.refused import Refused
 from passes.reserve_merge.rule import Plan, ResidualBlock, plan
-from passes.reserve_merge.skip_path import SkipMap
 from passes.reserve_merge.widen import Form, Widened
 from passes.skip_detection import Skips
 
@@ -163,7 +164,7 @@ class _Work:
         branched: onnx_ir.Value,
     ) -> _Found:
         stages = branch.read(branched, fork, self.shapes)
-        path = skip_path.read(skipped, fork, self.shapes)
+        path = linear_map.read(skipped, fork, self.shapes)
         self._check_channels(stages, path)
         _check_sizes(stages, path, join, self.shapes)
         block = ResidualBlock(
@@ -190,7 +191,7 @@ class _Work:
             raise Refused("broadcast", "the join may broadcast: a size is 1 on one side only")
 
     @staticmethod
-    def _check_channels(stages: tuple[Stage, ...], path: SkipMap) -> None:
+    def _check_channels(stages: tuple[Stage, ...], path: LinearMap) -> None:
         if stages[0].linear.inputs != path.taps.shape[1] or (
             stages[-1].linear.outputs != path.taps.shape[0]
         ):
@@ -199,7 +200,7 @@ class _Work:
         if any(len(stage.linear.kernel) != axes for stage in stages):
             raise Refused("branch-not-a-chain", "the branch changes the rank of the tensor")
 
-    def _content(self, value: onnx_ir.Value, path: SkipMap, axis: int) -> Content:
+    def _content(self, value: onnx_ir.Value, path: LinearMap, axis: int) -> Content:
         interval = self.ranges[value.name or ""]
         low, high = interval.per_channel(int(path.taps.shape[axis]))
         return Content(low, high, interval.because)
@@ -299,7 +300,7 @@ class _Work:
 
 
 def _check_sizes(
-    stages: tuple[Stage, ...], path: SkipMap, join: onnx_ir.Node, shapes: ShapeTable
+    stages: tuple[Stage, ...], path: LinearMap, join: onnx_ir.Node, shapes: ShapeTable
 ) -> None:
     """Refuses a join that might broadcast where the sizes are not numbers.
 

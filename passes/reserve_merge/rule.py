@@ -25,6 +25,8 @@ from graphopt.evidence import Exactness
 from graphopt.ir.model import node_label
 from graphopt.verify.algebra import CarriedChannels, Step
 from passes.linear import Linear
+from passes.linear_map import LinearMap
+from passes.refused import Refused
 from passes.reserve_merge.branch import Stage
 from passes.reserve_merge.carriers import (
     CARRIERS,
@@ -36,8 +38,6 @@ from passes.reserve_merge.carriers import (
     read_activation,
     reserved_activation,
 )
-from passes.reserve_merge.refused import Refused
-from passes.reserve_merge.skip_path import SkipMap
 from passes.reserve_merge.widen import (
     Array,
     Form,
@@ -91,7 +91,7 @@ class ResidualBlock:
 
     name: str
     stages: tuple[Stage, ...]
-    skip: SkipMap
+    skip: LinearMap
     fork: Content
     skipped: Content
 
@@ -348,7 +348,7 @@ def _check_spatial_merge(block: ResidualBlock, decode_offset: Array) -> None:
         raise Refused("padded-border", "a shifted tensor would be wrong at the padded border")
 
 
-def _indices(skip: SkipMap) -> Iterator[tuple[int, ...]]:
+def _indices(skip: LinearMap) -> Iterator[tuple[int, ...]]:
     return itertools.product(*map(range, skip.taps.shape[2:]))
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from graphopt.verify.algebra import Block
 from passes.linear import Linear, NewLinear
+from passes.refused import Refused
 from passes.reserve_merge.carriers import ActivationSite
-from passes.reserve_merge.refused import Refused
 
 Array = npt.NDArray[Any]
 Taps = tuple[tuple[int, ...], ...]

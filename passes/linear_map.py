@@ -1,4 +1,5 @@
-"""What the skip path does, as a linear map `s(x)[o, i] = sum P[o, c, t] x[c, i s + a + t] + b[o]`.
+"""`LinearMap`: what a path between two tensors does, `s(x)[o, i] = sum P[o, c, t] x[c, i s + a + t d]
++ b[o]`: a skip path, or one of the parallel branches of a block.
 
 Identity, 1x1 projections, average pools, strided slices with zero channels (option A in all its
 spellings) and constant scales differ only in P, s, a and b.
@@ -20,14 +21,14 @@ from graphopt.ir.model import node_label
 from graphopt.ir.shapes import ShapeTable
 from passes.linear import Linear, NotLinear
 from passes.norm_folding import Affine, CannotFold, affine_of
-from passes.reserve_merge.refused import Refused
+from passes.refused import Refused
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class SkipMap:
-    """A linear map from the fork to the join.
+class LinearMap:
+    """A linear map from one tensor to another, over channels and a window of positions.
 
     Attributes:
         taps: shape [M, K, *kernel], float64.
@@ -72,31 +73,31 @@ class SkipMap:
         )
 
     @classmethod
-    def identity(cls, channels: int, axes: int) -> SkipMap:
+    def identity(cls, channels: int, axes: int) -> LinearMap:
         """The identity on `channels` channels and `axes` spatial axes."""
         one, zero = (1,) * axes, (0,) * axes
         taps = np.eye(channels).reshape(channels, channels, *one)
         return cls(taps, np.zeros(channels), one, zero, one)
 
-    def scaled(self, affine: Affine) -> SkipMap:
+    def scaled(self, affine: Affine) -> LinearMap:
         """This map, then a per-channel scale and shift."""
         rows = self.taps.shape[0]
         scale, shift = (np.broadcast_to(a, (rows,)) for a in (affine.scale, affine.shift))
         taps = self.taps * scale.reshape(rows, *[1] * (self.taps.ndim - 1))
         return replace(self, taps=taps, bias=self.bias * scale + shift)
 
-    def then_matrix(self, matrix: Array, bias: Array) -> SkipMap:
+    def then_matrix(self, matrix: Array, bias: Array) -> LinearMap:
         """This map, then a matrix over the channels."""
         taps = np.tensordot(matrix, self.taps, axes=1)
         return replace(self, taps=taps, bias=matrix @ self.bias + bias)
 
-    def then_strided(self, strides: tuple[int, ...], start: tuple[int, ...]) -> SkipMap:
+    def then_strided(self, strides: tuple[int, ...], start: tuple[int, ...]) -> LinearMap:
         """This map, read at every `strides`-th position from `start` on."""
         moved = tuple(a + s * b for a, s, b in zip(self.start, self.strides, start, strict=True))
         jump = tuple(s * t for s, t in zip(self.strides, strides, strict=True))
         return replace(self, start=moved, strides=jump)
 
-    def then_conv(self, linear: Linear) -> SkipMap:
+    def then_conv(self, linear: Linear) -> LinearMap:
         """This map, then a convolution or matrix product."""
         dense = linear.dense().astype(np.float64)
         if linear.is_pointwise:
@@ -112,7 +113,7 @@ class SkipMap:
         if any(linear.pads_begin + linear.pads_end) and self.bias.any():
             raise Refused("padded-border", f"{linear.label} on the skip path pads a shifted tensor")
         matrix = self.matrix
-        return SkipMap(
+        return LinearMap(
             taps=np.einsum("mk...,kc->mc...", dense, matrix),
             bias=linear.bias + dense.reshape(*dense.shape[:2], -1).sum(axis=2) @ self.bias,
             strides=linear.strides,
@@ -122,7 +123,7 @@ class SkipMap:
         )
 
 
-def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) -> SkipMap:
+def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) -> LinearMap:
     """The map from `fork` to `value`.
 
     Raises:
@@ -141,7 +142,7 @@ def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) -> SkipM
     shape = shapes[fork.name or ""].shape
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
         raise Refused("unknown-shape", f"the number of channels of '{fork.name}' is not known")
-    result = SkipMap.identity(shape[1], len(shape) - 2)
+    result = LinearMap.identity(shape[1], len(shape) - 2)
     for node in reversed(nodes):
         step = _STEPS.get(node.op_type)
         if step is None or node.domain not in ("", "ai.onnx"):
@@ -172,13 +173,13 @@ def _is_weight(value: onnx_ir.Value) -> bool:
     return all(_is_weight(source) for source in node.inputs if source is not None)
 
 
-def _identity(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+def _identity(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
     if node.op_type == "Dropout" and len(node.inputs) > 2 and scalar(node.inputs[2]) != 0:
         raise Refused("training-mode", f"{node_label(node)} is a Dropout in training mode")
     return before
 
 
-def _conv(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+def _conv(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
     source = node.inputs[0]
     try:
         linear = Linear.read(node, shapes[source.name or ""].shape if source is not None else None)
@@ -187,7 +188,7 @@ def _conv(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
     return before.then_conv(linear)
 
 
-def _affine(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+def _affine(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
     try:
         affine = affine_of(node, shapes)
     except CannotFold as error:
@@ -199,7 +200,7 @@ def _affine(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
     return before.scaled(affine)
 
 
-def _average_pool(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+def _average_pool(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
     """An average without padding and without cut windows is a convolution with equal weights."""
     attributes = node.attributes
     kernel = tuple(attributes.get_ints("kernel_shape", ()) or ())
@@ -229,7 +230,7 @@ def _average_pool(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> Sk
     )
 
 
-def _slice(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+def _slice(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
     source = node.inputs[0]
     shape = shapes[source.name or ""].shape if source is not None else None
     if shape is None:
@@ -272,7 +273,7 @@ def _slice_arguments(node: onnx_ir.Node, rank: int) -> tuple[list[int], ...]:
     return starts, ends, [axis % rank for axis in axes], steps
 
 
-def _pad(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+def _pad(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
     if node.attributes.get_string("mode", "constant") != "constant":
         raise Refused("skip-not-linear", f"{node_label(node)} pads by reflection or repetition")
     if len(node.inputs) > 1:
@@ -296,7 +297,7 @@ def _pad(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
     return _with_zero_rows(before, pads[1], pads[1 + rank])
 
 
-def _concat(before: SkipMap, node: onnx_ir.Node, shapes: ShapeTable) -> SkipMap:
+def _concat(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
     """Concatenation of the tensor with zeros along the channels: option A as TFLite writes it."""
     rank = before.taps.ndim
     if node.attributes.get_int("axis", 0) % rank != 1:
@@ -325,14 +326,14 @@ def _is_zero(value: onnx_ir.Value) -> bool:
     return array is not None and not array.any()
 
 
-def _with_zero_rows(before: SkipMap, front: int, back: int) -> SkipMap:
+def _with_zero_rows(before: LinearMap, front: int, back: int) -> LinearMap:
     widths = [(front, back)] + [(0, 0)] * (before.taps.ndim - 1)
     return replace(
         before, taps=np.pad(before.taps, widths), bias=np.pad(before.bias, (front, back))
     )
 
 
-_STEPS: dict[str, Callable[[SkipMap, onnx_ir.Node, ShapeTable], SkipMap]] = {
+_STEPS: dict[str, Callable[[LinearMap, onnx_ir.Node, ShapeTable], LinearMap]] = {
     "Identity": _identity,
     "Dropout": _identity,
     "Conv": _conv,

@@ -1,10 +1,10 @@
-"""`Refused`: why a skip stays."""
+"""`Refused`: why something was not done."""
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """A condition of the rule does not hold, or cannot be proved.
+    """A condition of a rewrite does not hold, or cannot be proved.
 
     Attributes:
         code: short stable word for the kind of reason.
