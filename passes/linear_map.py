@@ -1,8 +1,8 @@
-"""`LinearMap`: what a path between two tensors does, `s(x)[o, i] = sum P[o, c, t] x[c, i s + a + t d]
-+ b[o]`: a skip path, or one of the parallel branches of a block.
+"""`LinearMap`: what a path between two tensors does: a skip path, or one of parallel branches.
 
-Identity, 1x1 projections, average pools, strided slices with zero channels (option A in all its
-spellings) and constant scales differ only in P, s, a and b.
+`s(x)[o, i] = sum P[o, c, t] x[c, i s + a + t d] + b[o]`: identity, 1x1 projections, average pools,
+strided slices with zero channels (option A in all its spellings) and constant scales differ only in
+P, s, a, d and b.
 """
 
 from __future__ import annotations
