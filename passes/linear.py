@@ -1,14 +1,15 @@
 """`Linear`: a convolution or matrix product, read out of the graph and written back widened.
 
 Every exact rewrite here is arithmetic on weights seen as [output, input of the group, *kernel],
-whatever the operator; this is the one place that knows how Conv and Gemm store them.
+whatever the operator; this is the one place that knows how Conv, Gemm and MatMul store them, and
+that a MatMul has its bias in an Add behind it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Linear:
         pads_begin: per spatial axis, resolved to numbers.
         pads_end: per spatial axis.
         transposed: whether the node stores its weight as [input, output].
-        weight_name: tensor name of the weight in the graph.
+        tail: the Add behind a MatMul that adds its bias, or None.
     """
 
     node: onnx_ir.Node
@@ -52,6 +53,24 @@ class Linear:
     pads_begin: tuple[int, ...] = ()
     pads_end: tuple[int, ...] = ()
     transposed: bool = False
+    tail: onnx_ir.Node | None = None
+
+    @property
+    def nodes(self) -> tuple[onnx_ir.Node, ...]:
+        """The nodes it stands for, in order of execution."""
+        return (self.node,) if self.tail is None else (self.node, self.tail)
+
+    @property
+    def source(self) -> onnx_ir.Value:
+        """The tensor it reads."""
+        value = self.node.inputs[0]
+        assert value is not None  # ONNX asks for it, and loading checks
+        return value
+
+    @property
+    def result(self) -> onnx_ir.Value:
+        """The tensor it makes."""
+        return self.nodes[-1].outputs[0]
 
     @property
     def label(self) -> str:
@@ -99,17 +118,22 @@ class Linear:
 
     @classmethod
     def read(cls, node: onnx_ir.Node, shape: tuple[Any, ...] | None = None) -> Linear:
-        """Reads a Conv, or a Gemm with constant weights.
+        """Reads a Conv, Gemm or MatMul with constant weights.
 
         Args:
-            node: the node.
+            node: the node; for a MatMul with a bias the Add behind it, or the MatMul to leave the
+                bias out.
             shape: shape of its input, needed only to resolve auto_pad.
 
         Raises:
             NotLinear: it is another operator, its weights are not constants, or its padding
                 cannot be resolved to numbers.
         """
-        if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "Gemm"):
+        if node.domain not in ("", "ai.onnx"):
+            raise NotLinear(f"{node_label(node)} is a {node.op_type}")
+        if node.op_type == "Add":
+            return cls._read_matmul_with_bias(node)
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
             raise NotLinear(f"{node_label(node)} is a {node.op_type}")
         weight = constant(node.inputs[1])
         if weight is None:
@@ -122,9 +146,24 @@ class Linear:
         bias = constant(given)
         if given is not None and bias is None:
             raise NotLinear(f"the bias of {node_label(node)} is not a constant")
+        if node.op_type == "MatMul":
+            if weight.ndim != 2:
+                raise NotLinear(f"the weight of {node_label(node)} is no matrix")
+            return cls(node, weight.T, np.zeros(weight.shape[1], weight.dtype), transposed=True)
         if node.op_type == "Gemm":
             return cls._read_gemm(node, weight, bias)
         return cls._read_conv(node, weight, bias, shape)
+
+    @classmethod
+    def _read_matmul_with_bias(cls, node: onnx_ir.Node) -> Linear:
+        product = matmul_before(node)
+        if product is None:
+            raise NotLinear(f"{node_label(node)} is an Add")
+        linear = cls.read(product)
+        bias = next(a for a in map(constant, node.inputs) if a is not None)
+        if bias.size != linear.outputs or bias.shape[-1] != linear.outputs:
+            raise NotLinear(f"the bias of {node_label(product)} is not one number per output")
+        return replace(linear, bias=bias.reshape(-1).astype(linear.weight.dtype), tail=node)
 
     @classmethod
     def _read_gemm(cls, node: onnx_ir.Node, weight: Array, bias: Array | None) -> Linear:
@@ -211,6 +250,17 @@ class Linear:
         return True
 
 
+def matmul_before(node: onnx_ir.Node) -> onnx_ir.Node | None:
+    """The MatMul whose bias an Add adds: it has a constant matrix, and nothing else reads it."""
+    if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+        return None
+    data = [value for value in node.inputs if value is not None and constant(value) is None]
+    if len(data) != 1 or len(data[0].uses()) != 1 or data[0].is_graph_output():
+        return None
+    product = data[0].producer()
+    return product if product is not None and product.op_type == "MatMul" else None
+
+
 def _pads(
     node: onnx_ir.Node,
     kernel: Sequence[int],
@@ -261,36 +311,56 @@ class NewLinear:
     strides: tuple[int, ...] | None = None
 
     def build(self, source: onnx_ir.Value, output: str, initializers: Initializers) -> Built:
-        """Makes the node, reading `source`, and its weights as new initializers.
+        """Makes the nodes, the first of which reads `source`, and their weights as initializers.
 
         Returns:
-            The node, not yet in the graph, and the tensor names of its weight and bias.
+            The nodes, not yet in the graph, and the tensor names of weight and bias.
         """
-        like = self.like
-        dtype = like.weight.dtype
+        like, dtype = self.like, self.like.weight.dtype
         stored = self.weight.swapaxes(0, 1) if like.transposed else self.weight
         weight = initializers.add(f"{like.weight_name}", np.ascontiguousarray(stored, dtype))
+        operator = like.node.op_type
+        if operator == "MatMul" and not self.bias.any():
+            node = onnx_ir.node(operator, [source, weight], name=like.node.name)
+            return self._built((node,), output, weight, None)
         bias = initializers.add(f"{like.label}.bias", self.bias.astype(dtype))
-        attributes: dict[str, Any] = (
-            {
-                "kernel_shape": list(self.weight.shape[2:]),
-                "strides": list(like.strides if self.strides is None else self.strides),
-                "dilations": list(like.dilations),
-                "pads": list(like.pads_begin + like.pads_end),
-                "group": self.group,
-            }
-            if like.is_conv
-            else {"transB": 0 if like.transposed else 1}
-        )
+        if operator == "MatMul":
+            node = onnx_ir.node(operator, [source, weight], name=like.node.name)
+            node.outputs[0].name = initializers.fresh(f"{like.label}.product")
+            tail = onnx_ir.node("Add", [node.outputs[0], bias], name=like.nodes[-1].name)
+            if like.tail is None:
+                tail.name = initializers.fresh(f"{like.label}.shift")
+            return self._built((node, tail), output, weight, bias)
         node = onnx_ir.node(
-            like.node.op_type,
+            operator,
             [source, weight, bias],
-            attributes=attributes,
+            attributes=self._attributes(),
             name=like.node.name,
         )
-        node.outputs[0].name = output
-        node.metadata_props.update(like.node.metadata_props)
-        return Built(node, weight.name or "", bias.name or "")
+        return self._built((node,), output, weight, bias)
+
+    def _attributes(self) -> dict[str, Any]:
+        like = self.like
+        if not like.is_conv:
+            return {"transB": 0 if like.transposed else 1}
+        return {
+            "kernel_shape": list(self.weight.shape[2:]),
+            "strides": list(like.strides if self.strides is None else self.strides),
+            "dilations": list(like.dilations),
+            "pads": list(like.pads_begin + like.pads_end),
+            "group": self.group,
+        }
+
+    def _built(
+        self,
+        nodes: tuple[onnx_ir.Node, ...],
+        output: str,
+        weight: onnx_ir.Value,
+        bias: onnx_ir.Value | None,
+    ) -> Built:
+        nodes[-1].outputs[0].name = output
+        nodes[0].metadata_props.update(self.like.node.metadata_props)
+        return Built(nodes, weight.name or "", (bias.name if bias is not None else None) or "")
 
     def composition(self, built: Built, first: Map, second: Map) -> Composed:
         """The claim that this operator does what `first` and then `second` did."""
@@ -304,11 +374,24 @@ class NewLinear:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A node made from a `NewLinear`, and the tensor names of its weights."""
+    """The nodes made from a `NewLinear`, and the tensor names of its weights (a MatMul whose bias is
+    zero has none).
+    """
 
-    node: onnx_ir.Node
+    nodes: tuple[onnx_ir.Node, ...]
     weight: str
     bias: str
+
+    @property
+    def result(self) -> onnx_ir.Value:
+        """The tensor that they make."""
+        return self.nodes[-1].outputs[0]
+
+    def place(self, model: Model, instead: onnx_ir.Node) -> None:
+        """Puts the nodes into the graph; the last one takes the place of `instead`."""
+        for node in self.nodes[:-1]:
+            model.graph.insert_before(instead, node)
+        replace_output(model, instead, self.nodes[-1])
 
 
 class Initializers:

@@ -18,7 +18,7 @@ from graphopt.ir.model import Model
 from graphopt.ir.shapes import Shapes, ShapeTable
 from graphopt.pipeline.passes import Context, PassResult
 from graphopt.verify.algebra import Claim
-from passes.linear import Initializers, Linear, NewLinear, NotLinear, replace_output
+from passes.linear import Initializers, Linear, NewLinear, NotLinear, matmul_before
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,9 @@ class LinearFusion:
                 reason = f"fusing {first.label} with {second.label}: {verdict.reason}"
                 refusals.append(Refusal(self.name, region, reason, "not-worth-it", True))
                 continue
-            source = first.node.inputs[0]
-            assert source is not None
-            built = new.build(source, "", initializers)
-            replace_output(model, second.node, built.node)
-            model.graph.remove(first.node, safe=True)
+            built = new.build(first.source, "", initializers)
+            built.place(model, second.nodes[-1])
+            model.graph.remove((*first.nodes, *second.nodes[:-1]), safe=True)
             claims.append(new.composition(built, first.as_map(), second.as_map()))
             facts = (f"nothing but {second.label} reads the output of {first.label}",)
             rewrites.append(
@@ -79,14 +77,17 @@ class LinearFusion:
 
 def _pair(node: onnx_ir.Node, shapes: ShapeTable) -> tuple[Linear, Linear] | None:
     """A linear operator and the one before it, where they stand alone and one is pointwise."""
-    source = node.inputs[0] if node.inputs else None
-    producer = source.producer() if source is not None else None
-    if source is None or producer is None or node.graph is None:
+    if node.graph is None:  # it went with a pair before
         return None
-    if source.is_graph_output() or len(source.uses()) != 1:
-        return None
+    readers = node.outputs[0].consumers() if node.op_type == "MatMul" else ()
+    if len(readers) == 1 and matmul_before(readers[0]) is node:
+        return None  # it is looked at together with its bias
     try:
-        first, second = (Linear.read(n, _shape_before(n, shapes)) for n in (producer, node))
+        second = Linear.read(node, _shape_before(node, shapes))
+        producer = second.source.producer()
+        if producer is None or second.source.is_graph_output() or len(second.source.uses()) != 1:
+            return None
+        first = Linear.read(producer, _shape_before(producer, shapes))
     except NotLinear:
         return None
     if first.is_conv != second.is_conv or not (first.is_pointwise or second.is_pointwise):
@@ -128,7 +129,7 @@ def fuse(first: Linear, second: Linear) -> NewLinear:
 def _costs(first: Linear, second: Linear, new: NewLinear, shapes: ShapeTable) -> tuple[Cost, Cost]:
     places = []
     for linear in (first, second):
-        elements = shapes[linear.node.outputs[0].name or ""].elements() or linear.outputs
+        elements = shapes[linear.result.name or ""].elements() or linear.outputs
         places.append(max(1, elements // linear.outputs))
     size = first.weight.dtype.itemsize
     before = first.weight.size + first.bias.size + second.weight.size + second.bias.size

@@ -72,6 +72,17 @@ class LinearMap:
             and np.array_equal(self.matrix, np.eye(rows))
         )
 
+    @property
+    def read_channels(self) -> Array:
+        """The input channels that it reads, in order."""
+        return np.flatnonzero(np.abs(self.taps).sum(axis=(0, *range(2, self.taps.ndim))))
+
+    @property
+    def made_channels(self) -> Array:
+        """The output channels that are not always 0, in order."""
+        size = np.abs(self.taps).sum(axis=tuple(range(1, self.taps.ndim))) + np.abs(self.bias)
+        return np.flatnonzero(size)
+
     @classmethod
     def identity(cls, channels: int, axes: int) -> LinearMap:
         """The identity on `channels` channels and `axes` spatial axes."""
@@ -123,8 +134,17 @@ class LinearMap:
         )
 
 
-def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) -> LinearMap:
+def read(
+    value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable, axis: int = 1
+) -> LinearMap:
     """The map from `fork` to `value`.
+
+    Args:
+        value: where the path ends.
+        fork: where it starts.
+        shapes: of the tensors.
+        axis: of the channels. Where it is not 1 (products of matrices in a transformer have them
+            last) all other axes are positions, and no operator with a window can stand on the path.
 
     Raises:
         Refused: the path holds something that is not linear, or whose parameters are not known.
@@ -140,11 +160,12 @@ def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) -> Linea
         nodes.append(node)
         here = _source(node, fork)
     shape = shapes[fork.name or ""].shape
-    if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
+    channels = shape[axis] if shape is not None and axis < len(shape) else None
+    if shape is None or not isinstance(channels, int):
         raise Refused("unknown-shape", f"the number of channels of '{fork.name}' is not known")
-    result = LinearMap.identity(shape[1], len(shape) - 2)
+    result = LinearMap.identity(channels, len(shape) - 2 if axis == 1 else 0)
     for node in reversed(nodes):
-        step = _STEPS.get(node.op_type)
+        step = (_STEPS if axis == 1 else _STEPS_LAST).get(node.op_type)
         if step is None or node.domain not in ("", "ai.onnx"):
             raise Refused(
                 "skip-not-linear", f"{node_label(node)} on the skip path is a {node.op_type}"
@@ -188,9 +209,27 @@ def _conv(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMa
     return before.then_conv(linear)
 
 
+def _matmul(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
+    """A MatMul works on the last axis, which is that of the channels where there is no other."""
+    if before.strides:
+        raise Refused("skip-not-linear", f"{node_label(node)} multiplies along another axis")
+    return _conv(before, node, shapes)
+
+
 def _affine(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
+    return _affine_along(1, before, node, shapes)
+
+
+def _affine_last(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
+    shape = shapes[node.outputs[0].name or ""].shape
+    return _affine_along(len(shape or ()) - 1, before, node, shapes)
+
+
+def _affine_along(
+    axis: int, before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable
+) -> LinearMap:
     try:
-        affine = affine_of(node, shapes)
+        affine = affine_of(node, shapes, axis)
     except CannotFold as error:
         raise Refused(error.code, f"{node_label(node)} on the skip path: {error}") from error
     if affine is None:
@@ -338,6 +377,7 @@ _STEPS: dict[str, Callable[[LinearMap, onnx_ir.Node, ShapeTable], LinearMap]] = 
     "Dropout": _identity,
     "Conv": _conv,
     "Gemm": _conv,
+    "MatMul": _matmul,
     "BatchNormalization": _affine,
     "Add": _affine,
     "Sub": _affine,
@@ -347,4 +387,13 @@ _STEPS: dict[str, Callable[[LinearMap, onnx_ir.Node, ShapeTable], LinearMap]] = 
     "Slice": _slice,
     "Pad": _pad,
     "Concat": _concat,
+}
+_STEPS_LAST: dict[str, Callable[[LinearMap, onnx_ir.Node, ShapeTable], LinearMap]] = {
+    "Identity": _identity,
+    "Dropout": _identity,
+    "MatMul": _conv,
+    "Add": _affine_last,
+    "Sub": _affine_last,
+    "Mul": _affine_last,
+    "Div": _affine_last,
 }

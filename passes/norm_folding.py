@@ -22,7 +22,7 @@ from graphopt.ir.model import Model, node_label
 from graphopt.ir.shapes import Shapes, ShapeTable
 from graphopt.pipeline.passes import Context, PassResult
 from graphopt.verify.algebra import Claim, Map
-from passes.linear import Built, Initializers, Linear, NewLinear, NotLinear, replace_output
+from passes.linear import Built, Initializers, Linear, NewLinear, NotLinear
 
 Array = npt.NDArray[np.float64]
 
@@ -117,16 +117,21 @@ class FoldNorm:
         return claim, f"{linear.label} reads no padding, or nothing is shifted"
 
 
-def affine_of(node: onnx_ir.Node, shapes: ShapeTable) -> Affine | None:
+def affine_of(node: onnx_ir.Node, shapes: ShapeTable, axis: int = 1) -> Affine | None:
     """The per-channel affine map that a node computes, or None where it computes another thing.
+
+    Args:
+        node: the node.
+        shapes: of the tensors.
+        axis: of the channels.
 
     Raises:
         CannotFold: a batch norm whose parameters are not constants, or in training mode.
     """
     if node.domain not in ("", "ai.onnx"):
         return None
-    if node.op_type == "BatchNormalization":
-        return _batch_norm(node)
+    if node.op_type == "BatchNormalization" and axis == 1:
+        return batch_norm(node)
     if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None
     left, right = (constant(value) for value in node.inputs)
@@ -139,7 +144,7 @@ def affine_of(node: onnx_ir.Node, shapes: ShapeTable) -> Affine | None:
     shape = shapes[data.name or ""].shape
     if shape is None or len(shape) < 2 or not np.issubdtype(known.dtype, np.floating):
         return None
-    values = per_channel(known.astype(np.float64), len(shape), shape[1])
+    values = per_channel(known.astype(np.float64), len(shape), shape[axis], axis)
     if values is None:
         return None
     one, zero = np.ones_like(values), np.zeros_like(values)
@@ -158,21 +163,27 @@ def affine_of(node: onnx_ir.Node, shapes: ShapeTable) -> Affine | None:
             return None
 
 
-def per_channel(array: Array, rank: int, channels: Any) -> Array | None:
-    """A constant that broadcasts over a tensor of `rank` axes, as one number per channel (axis 1).
+def per_channel(array: Array, rank: int, channels: Any, axis: int = 1) -> Array | None:
+    """A constant that broadcasts over a tensor of `rank` axes, as one number per channel.
 
     Returns:
-        Shape [C], or [1] where all channels share it; None where it varies along another axis.
+        Shape [C], or [1] where all channels share it; None where it varies along an axis that is
+        not `axis`.
     """
     if array.ndim > rank:
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
-    if any(size != 1 for axis, size in enumerate(shape) if axis != 1):
+    if any(size != 1 for place, size in enumerate(shape) if place != axis):
         return None
-    return array.reshape(-1) if shape[1] in (1, channels) else None
+    return array.reshape(-1) if shape[axis] in (1, channels) else None
 
 
-def _batch_norm(node: onnx_ir.Node) -> Affine:
+def batch_norm(node: onnx_ir.Node) -> Affine:
+    """What a batch norm computes at inference.
+
+    Raises:
+        CannotFold: its parameters are not constants, or it is in training mode.
+    """
     if node.attributes.get_int("training_mode", 0) or sum(1 for o in node.outputs if o.uses()) > 1:
         raise CannotFold("training-mode", "it is in training mode: export the model in eval mode")
     if node.attributes.get_int("spatial", 1) == 0:
@@ -258,6 +269,6 @@ def _replace(
 ) -> Built:
     """Puts the new operator where the second of the old nodes stood; its output keeps its name."""
     built = new.build(source, "", initializers)
-    replace_output(model, old[1], built.node)
+    built.place(model, old[1])
     model.graph.remove(old[0], safe=True)
     return built

@@ -8,7 +8,7 @@ luck to be right is stopped here even if no test input shows it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -157,11 +157,13 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One layer as the reserved channels see it: `activation(matrix @ channels + offset)`."""
+    """One layer as the reserved channels see it: `activation(matrix @ channels + offset)`, where the
+    activation takes an array of shape [channel, sample].
+    """
 
     matrix: Array
     offset: Array
-    activation: Activation | None = None
+    activation: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +248,7 @@ class Composed:
 
     Attributes:
         weight: tensor name of the new weight in the model after the pass.
-        bias: tensor name of its bias.
+        bias: tensor name of its bias; "" where it has none.
         new: the same as the pass made it, without groups, for a weight that was fused on.
         first: what came first.
         second: what read it.
@@ -295,7 +297,8 @@ class Composed:
         index = model.value_index()
         if self.weight not in index:
             return self.new
-        weight, bias = constant(index[self.weight]), constant(index.get(self.bias))
+        weight = constant(index[self.weight])
+        bias = constant(index.get(self.bias)) if self.bias else self.new.bias * 0
         if weight is None or bias is None:
             raise ClaimError(f"the weight '{self.weight}' is not a constant of the model")
         if self.transposed:

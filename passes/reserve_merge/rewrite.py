@@ -16,7 +16,7 @@ from graphopt.pipeline.passes import Context, PassResult
 from graphopt.skips import Skip
 from graphopt.verify.algebra import Claim, WidenedWeight
 from passes import linear_map
-from passes.linear import Initializers, replace_output
+from passes.linear import Initializers
 from passes.linear_map import LinearMap
 from passes.ranges import Ranges, RangeTable
 from passes.refused import Refused
@@ -234,10 +234,11 @@ class _Work:
             built = layer.linear.build(source, name, self.initializers)
             claims.append(_claim(built.weight, stage, layer))
             if last:
-                replace_output(self.model, found.join, built.node)
+                built.place(self.model, found.join)
                 continue
-            self.model.graph.insert_before(found.join, built.node)
-            source = built.node.outputs[0]
+            for node in built.nodes:
+                self.model.graph.insert_before(found.join, node)
+            source = built.result
             self._note_shape(source, stage, layer)
             if layer.activation is not None:
                 source = self._activation(layer, source, found.join)
