@@ -8,7 +8,7 @@ P, s, a, d and b.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,8 @@ class LinearMap:
         strides: per spatial axis.
         start: input position that output 0 reads with its first tap, per spatial axis.
         dilations: distance of the taps, per spatial axis.
+        slack: per spatial axis, the number e for which an input of size n gives
+            `floor((n + e) / stride) + 1` positions: -1 where every `stride`-th position is read.
         padded: whether it may read zeros beyond the tensor.
         nodes: labels of the nodes that it stands for.
     """
@@ -45,6 +47,7 @@ class LinearMap:
     strides: tuple[int, ...]
     start: tuple[int, ...]
     dilations: tuple[int, ...]
+    slack: tuple[int, ...]
     padded: bool = False
     nodes: tuple[str, ...] = ()
 
@@ -88,7 +91,7 @@ class LinearMap:
         """The identity on `channels` channels and `axes` spatial axes."""
         one, zero = (1,) * axes, (0,) * axes
         taps = np.eye(channels).reshape(channels, channels, *one)
-        return cls(taps, np.zeros(channels), one, zero, one)
+        return cls(taps, np.zeros(channels), one, zero, one, slack=(-1,) * axes)
 
     def scaled(self, affine: Affine) -> LinearMap:
         """This map, then a per-channel scale and shift."""
@@ -97,46 +100,72 @@ class LinearMap:
         taps = self.taps * scale.reshape(rows, *[1] * (self.taps.ndim - 1))
         return replace(self, taps=taps, bias=self.bias * scale + shift)
 
+    def with_zero_channels(self, front: int, back: int) -> LinearMap:
+        """This map with output channels that are always 0 before and behind its own."""
+        widths = [(front, back)] + [(0, 0)] * (self.taps.ndim - 1)
+        return replace(self, taps=np.pad(self.taps, widths), bias=np.pad(self.bias, (front, back)))
+
     def then_matrix(self, matrix: Array, bias: Array) -> LinearMap:
         """This map, then a matrix over the channels."""
         taps = np.tensordot(matrix, self.taps, axes=1)
         return replace(self, taps=taps, bias=matrix @ self.bias + bias)
 
-    def then_strided(self, strides: tuple[int, ...], start: tuple[int, ...]) -> LinearMap:
-        """This map, read at every `strides`-th position from `start` on."""
+    def then_strided(
+        self, strides: tuple[int, ...], start: tuple[int, ...], cut: tuple[int, ...]
+    ) -> LinearMap:
+        """This map, read at every `strides`-th position from `start` on, without the last `cut`."""
         moved = tuple(a + s * b for a, s, b in zip(self.start, self.strides, start, strict=True))
         jump = tuple(s * t for s, t in zip(self.strides, strides, strict=True))
-        return replace(self, start=moved, strides=jump)
+        lost = map(sum, zip(start, cut, strict=True))
+        slack = tuple(e - s * n for e, s, n in zip(self.slack, self.strides, lost, strict=True))
+        return replace(self, start=moved, strides=jump, slack=slack)
 
     def then_conv(self, linear: Linear) -> LinearMap:
         """This map, then a convolution or matrix product."""
-        dense = linear.dense().astype(np.float64)
+        dense, bias = linear.dense().astype(np.float64), linear.bias.astype(np.float64)
         if linear.is_pointwise:
-            matrix = dense.reshape(dense.shape[0], dense.shape[1])
-            here = self.then_matrix(matrix, linear.bias.astype(np.float64))
-            return (
-                here.then_strided(linear.strides, (0,) * len(linear.strides))
-                if linear.strides
-                else here
-            )
-        if not self.is_pointwise or any(s != 1 for s in self.strides) or any(self.start):
+            here = self.then_matrix(dense.reshape(dense.shape[:2]), bias)
+            still = (0,) * len(linear.strides)
+            return here.then_strided(linear.strides, still, still) if linear.strides else here
+        if not self.is_pointwise:
             raise Refused("skip-not-simple", "the skip path holds two spatial operators in a row")
-        if any(linear.pads_begin + linear.pads_end) and self.bias.any():
-            raise Refused("padded-border", f"{linear.label} on the skip path pads a shifted tensor")
+        self._check_border(linear)
         matrix = self.matrix
+        same = np.array_equal(matrix, np.eye(len(matrix)))
+        taps = dense if same else np.moveaxis(np.tensordot(dense, matrix, axes=(1, 0)), -1, 1)
+        sums = dense.reshape(*dense.shape[:2], -1).sum(axis=2)
+        begin, end = linear.pads_begin, linear.pads_end
+        before = list(zip(self.strides, self.start, self.slack, strict=True))
+        gained = (
+            b + e - d * (k - 1)
+            for b, e, d, k in zip(begin, end, linear.dilations, linear.kernel, strict=True)
+        )
         return LinearMap(
-            taps=np.einsum("mk...,kc->mc...", dense, matrix),
-            bias=linear.bias + dense.reshape(*dense.shape[:2], -1).sum(axis=2) @ self.bias,
-            strides=linear.strides,
-            start=tuple(-pad for pad in linear.pads_begin),
-            dilations=linear.dilations,
-            padded=any(linear.pads_begin + linear.pads_end),
+            taps=taps,
+            bias=bias + sums @ self.bias,
+            strides=tuple(s * t for (s, _, _), t in zip(before, linear.strides, strict=True)),
+            start=tuple(a - s * b for (s, a, _), b in zip(before, begin, strict=True)),
+            dilations=tuple(s * d for (s, _, _), d in zip(before, linear.dilations, strict=True)),
+            slack=tuple(e + s * g for (s, _, e), g in zip(before, gained, strict=True)),
+            padded=self.padded or any(begin + end),
         )
 
+    def _check_border(self, linear: Linear) -> None:
+        """Refuses padding with zeros where this map, read beyond its end, would not be zero."""
+        pads = list(zip(linear.pads_begin, linear.pads_end, strict=True))
+        if any(map(any, pads)) and self.bias.any():
+            raise Refused("padded-border", f"{linear.label} on the skip path pads a shifted tensor")
+        for axis, (begin, end) in enumerate(pads):
+            start = self.start[axis]
+            cut_before = begin and start >= self.strides[axis]
+            cut_behind = end and self.slack[axis] + 1 + start < 0
+            if cut_before or cut_behind:
+                raise Refused(
+                    "padded-border", f"{linear.label} on the skip path pads a tensor that was cut"
+                )
 
-def read(
-    value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable, axis: int = 1
-) -> LinearMap:
+
+def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable, axis: int = 1) -> LinearMap:
     """The map from `fork` to `value`.
 
     Args:
@@ -174,7 +203,18 @@ def read(
     return replace(result, nodes=tuple(node_label(node) for node in reversed(nodes)))
 
 
-def _source(node: onnx_ir.Node, fork: onnx_ir.Value) -> onnx_ir.Value:
+def lineage(value: onnx_ir.Value) -> Iterator[onnx_ir.Value]:
+    """`value`, and the tensors of which it may be a linear map, nearest first."""
+    yield value
+    while (node := value.producer()) is not None and node.op_type in _STEPS:
+        try:
+            value = _source(node)
+        except Refused:
+            return
+        yield value
+
+
+def _source(node: onnx_ir.Node, fork: onnx_ir.Value | None = None) -> onnx_ir.Value:
     """The input through which the data comes."""
     data = [v for v in node.inputs if v is not None and (v is fork or not _is_weight(v))]
     if len(data) != 1:
@@ -186,12 +226,17 @@ def _source(node: onnx_ir.Node, fork: onnx_ir.Value) -> onnx_ir.Value:
 
 def _is_weight(value: onnx_ir.Value) -> bool:
     """Whether a tensor carries no data: a constant, or computed from shapes only."""
-    if value.is_graph_input():
-        return False
-    node = value.producer()
-    if node is None or node.op_type in ("Constant", "Shape", "Size"):
-        return True
-    return all(_is_weight(source) for source in node.inputs if source is not None)
+    waiting, seen = [value], set[onnx_ir.Value]()
+    while waiting:
+        here = waiting.pop()
+        if here.is_graph_input():
+            return False
+        node = here.producer()
+        if here in seen or node is None or node.op_type in ("Constant", "Shape", "Size"):
+            continue
+        seen.add(here)
+        waiting += [source for source in reversed(node.inputs) if source is not None]
+    return True
 
 
 def _identity(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
@@ -240,33 +285,44 @@ def _affine_along(
 
 
 def _average_pool(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
-    """An average without padding and without cut windows is a convolution with equal weights."""
+    """An average is a depthwise convolution with equal weights, where every window counts as many
+    elements: padding is counted, and no window is cut off at the end.
+    """
     attributes = node.attributes
     kernel = tuple(attributes.get_ints("kernel_shape", ()) or ())
-    axes = len(kernel)
-    strides = tuple(attributes.get_ints("strides", (1,) * axes) or ())
-    dilations = tuple(attributes.get_ints("dilations", (1,) * axes) or (1,) * axes)
-    pads = attributes.get_ints("pads", (0,) * 2 * axes) or ()
-    if any(pads) or attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    ones = (1,) * len(kernel)
+    strides = tuple(attributes.get_ints("strides", ones) or ones)
+    dilations = tuple(attributes.get_ints("dilations", ones) or ones)
+    pads = tuple(attributes.get_ints("pads", (0,) * 2 * len(kernel)) or (0,) * 2 * len(kernel))
+    mode = attributes.get_string("auto_pad", "NOTSET")
+    if mode == "VALID":
+        pads = (0,) * 2 * len(kernel)
+    elif mode != "NOTSET" or (any(pads) and not attributes.get_int("count_include_pad", 0)):
         raise Refused("pooled-border", f"{node_label(node)} averages over padding")
+    channels = before.taps.shape[0]
+    linear = Linear(
+        node,
+        np.full((channels, 1, *kernel), 1.0 / math.prod(kernel)),
+        np.zeros(channels),
+        channels,
+        strides,
+        dilations,
+        pads[: len(kernel)],
+        pads[len(kernel) :],
+    )
     source = node.inputs[0]
     shape = shapes[source.name or ""].shape if source is not None else None
     if attributes.get_int("ceil_mode", 0):
-        sizes = shape[2:] if shape is not None else (None,) * axes
-        for size, k, stride in zip(sizes, kernel, strides, strict=True):
-            if not isinstance(size, int) or (size - k) % stride:
+        sizes = shape[2:] if shape is not None else (None,) * len(kernel)
+        for axis, size in enumerate(sizes):
+            # the floor and the ceiling of a division agree where nothing is left over
+            window = dilations[axis] * (kernel[axis] - 1) + 1
+            padded = linear.pads_begin[axis] + linear.pads_end[axis]
+            if not isinstance(size, int) or (size + padded - window) % strides[axis]:
                 raise Refused(
                     "pooled-border", f"{node_label(node)} rounds up and averages a cut window"
                 )
-    if not before.is_pointwise or any(s != 1 for s in before.strides) or any(before.start):
-        raise Refused("skip-not-simple", "the skip path holds two spatial operators in a row")
-    window = np.full(kernel, 1.0 / math.prod(kernel))
-    return replace(
-        before,
-        taps=before.matrix.reshape(*before.taps.shape[:2], *(1,) * axes) * window,
-        strides=strides,
-        dilations=dilations,
-    )
+    return before.then_conv(linear)
 
 
 def _slice(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
@@ -280,7 +336,7 @@ def _slice(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearM
         size = shape[axis]
         if step < 1 or (start < 0 and not isinstance(size, int)):
             raise Refused("skip-not-linear", f"{node_label(node)} slices backwards")
-        begin = start + size if start < 0 and isinstance(size, int) else start
+        begin = max(0, start + size) if start < 0 and isinstance(size, int) else start
         if axis == 0:
             if begin or step != 1 or not (end >= 2**31 - 1 or end == size):
                 raise Refused("skip-not-linear", f"{node_label(node)} slices the batch")
@@ -290,9 +346,11 @@ def _slice(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearM
         else:
             if not isinstance(size, int) and end < 2**31 - 1:
                 raise Refused("unknown-shape", f"{node_label(node)} cuts an axis of unknown size")
-            strides, offset = [1] * (len(shape) - 2), [0] * (len(shape) - 2)
+            strides, offset, cut = ([n] * (len(shape) - 2) for n in (1, 0, 0))
             strides[axis - 2], offset[axis - 2] = step, begin
-            result = result.then_strided(tuple(strides), tuple(offset))
+            if isinstance(size, int):
+                cut[axis - 2] = size - min(size, end + size if end < 0 else end)
+            result = result.then_strided(tuple(strides), tuple(offset), tuple(cut))
     return result
 
 
@@ -333,7 +391,7 @@ def _pad(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap
     rank = len(pads) // 2
     if any(p for axis, p in enumerate(pads) if axis % rank != 1) or min(pads) < 0:
         raise Refused("skip-not-linear", f"{node_label(node)} pads other axes than the channels")
-    return _with_zero_rows(before, pads[1], pads[1 + rank])
+    return before.with_zero_channels(pads[1], pads[1 + rank])
 
 
 def _concat(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
@@ -351,7 +409,7 @@ def _concat(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> Linear
         if value is None or not _is_zero(value) or width is None or not isinstance(width[1], int):
             raise Refused("skip-not-linear", f"{node_label(node)} joins with what is not zero")
         rows[passed] += width[1]
-    return _with_zero_rows(before, rows[False], rows[True])
+    return before.with_zero_channels(rows[False], rows[True])
 
 
 def _is_zero(value: onnx_ir.Value) -> bool:
@@ -363,13 +421,6 @@ def _is_zero(value: onnx_ir.Value) -> bool:
         return node.inputs[0] is not None and _is_zero(node.inputs[0])
     array = constant(value)
     return array is not None and not array.any()
-
-
-def _with_zero_rows(before: LinearMap, front: int, back: int) -> LinearMap:
-    widths = [(front, back)] + [(0, 0)] * (before.taps.ndim - 1)
-    return replace(
-        before, taps=np.pad(before.taps, widths), bias=np.pad(before.bias, (front, back))
-    )
 
 
 _STEPS: dict[str, Callable[[LinearMap, onnx_ir.Node, ShapeTable], LinearMap]] = {

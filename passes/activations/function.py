@@ -3,8 +3,8 @@
 Exporters write SiLU as `x Sigmoid(x)`, GELU as five nodes, HardSwish as `x Clip(x + 3, 0, 6) / 6`.
 All of these are regions of the graph with one tensor going in, one coming out, and nothing but
 elementwise operators with constants in between; what such a region computes is decided by its
-operators, not by its spelling. Constants that differ from channel to channel (the slopes of a PRelu,
-a batch norm, a scale) are kept apart: reserved channels get values of their own there.
+operators, not by its spelling. Constants that differ from channel to channel (the slopes of a
+PRelu, a batch norm, a scale) are kept apart: reserved channels get values of their own there.
 """
 
 from __future__ import annotations
@@ -335,9 +335,12 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Tanh": lambda p, x: np.tanh(x),
     "Erf": lambda p, x: _erf(x),
     "Elu": lambda p, x: np.where(x > 0, x, p.get("alpha", 1.0) * np.expm1(_negative(x))),
-    "Celu": lambda p, x: np.maximum(x, 0)
-    + p.get("alpha", 1.0) * np.expm1(_negative(x) / p.get("alpha", 1.0)),
-    "Selu": lambda p, x: p.get("gamma", 1.0507009873554805)
-    * np.where(x > 0, x, p.get("alpha", 1.6732632423543772) * np.expm1(_negative(x))),
+    "Celu": lambda p, x: (
+        np.maximum(x, 0) + p.get("alpha", 1.0) * np.expm1(_negative(x) / p.get("alpha", 1.0))
+    ),
+    "Selu": lambda p, x: (
+        p.get("gamma", 1.0507009873554805)
+        * np.where(x > 0, x, p.get("alpha", 1.6732632423543772) * np.expm1(_negative(x)))
+    ),
 }
 """What each elementwise operator computes, in float64."""

@@ -1,8 +1,8 @@
 """From which point on an activation is the identity: ReLU from 0, HardSwish from 3, Mish from 20.
 
-Beyond a point t each value inside an activation is tracked as `a x + b`, or as "at least so much". A
-smooth function that closes in on its limit counts as having reached it where the relative difference
-is below 2^-53, half an ulp of float64: no float type of ONNX sees it.
+Beyond a point t each value inside an activation is tracked as `a x + b`, or as "at least so much".
+A smooth function that closes in on its limit counts as having reached it where the relative
+difference is below 2^-53, half an ulp of float64: no float type of ONNX sees it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,21 @@ def identity_from(function: Function) -> float | None:
     return next((t for t in POINTS if _is_identity(function, t)), None)
 
 
+def limit(function: Function) -> tuple[float, float] | None:
+    """The least of `POINTS` from which on it is a constant, and that constant; or None."""
+    for t in POINTS:
+        last = _beyond_point(function, t)
+        if last is not None and last.slope == 0:
+            return t, last.offset
+    return None
+
+
 def _is_identity(function: Function, t: float) -> bool:
+    last = _beyond_point(function, t)
+    return last is not None and last.slope == 1 and last.offset == 0
+
+
+def _beyond_point(function: Function, t: float) -> Beyond | None:
     values: list[Beyond | None] = [Beyond.line(1.0, 0.0, t)]
     for call in function.calls:
         operands = [
@@ -60,8 +74,7 @@ def _is_identity(function: Function, t: float) -> bool:
         rule = RULES.get(call.operator)
         known = all(operand is not None for operand in operands)
         values.append(rule(call, t, *operands) if rule is not None and known else None)
-    last = values[-1]
-    return last is not None and last.slope == 1 and last.offset == 0
+    return values[-1]
 
 
 def _sum(call: Call, t: float, x: Beyond, y: Beyond) -> Beyond | None:
@@ -121,7 +134,9 @@ def _clip(call: Call, t: float, x: Beyond, low: Beyond, high: Beyond) -> Beyond 
     return x if x.least >= low.offset and high.offset == math.inf else None
 
 
-def _beyond(point: float, parameter: str = "", default: float = 1.0) -> Callable[..., Beyond | None]:
+def _beyond(
+    point: float, parameter: str = "", default: float = 1.0
+) -> Callable[..., Beyond | None]:
     """A function that is the identity from `point` on, divided by its parameter if it has one."""
 
     def rule(call: Call, t: float, x: Beyond) -> Beyond | None:

@@ -5,9 +5,9 @@ That holds if the odd part of f is linear. Every value inside an activation is t
 - `Odd part linear`: `a x + even`, with its a (the input itself: a = 1, even part 0);
 - `Even part constant`: `c + odd`, with its c.
 
-ReLU is `x / 2 + |x| / 2`; Sigmoid(x) is `1/2 + odd`, so x Sigmoid(x) is `x / 2 + even`, however it is
-spelled; so are GELU (by erf or by tanh), HardSwish and Softplus. This widens the +-split of RMNet
-(section 4.2), which the paper has for ReLU; and it is a proof, not a test on samples.
+ReLU is `x / 2 + |x| / 2`; Sigmoid(x) is `1/2 + odd`, so x Sigmoid(x) is `x / 2 + even`, however it
+is spelled; so are GELU (by erf or by tanh), HardSwish and Softplus. This widens the +-split of
+RMNet (section 4.2), which the paper has for ReLU; and it is a proof, not a test on samples.
 """
 
 from __future__ import annotations

@@ -4,26 +4,25 @@ A carrier encodes a tensor u as channels `v = E u + e` such that a linear map of
 back: `D act(v) + d = u`. Each carrier is one object with its precondition, its maps and its proof;
 the rule tries them in the order of `CARRIERS` and takes the cheapest whose precondition is proved.
 A new carrier is one more class and its place in that tuple.
+
+What a carrier sees of an activation is what it does to a channel whose own constants are neutral
+(`Function.shared`): reserved channels may have slopes, scales and shifts of their own.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir
 
 from graphopt.evidence import Exactness
-from graphopt.ir.constants import constant, scalar
-from graphopt.ir.model import node_label
-from graphopt.verify.algebra import Activation
-from passes.norm_folding import per_channel
-from passes.refused import Refused
+from passes.activations import Function, identity_from, split_gain
 
 Array = npt.NDArray[np.float64]
+Form = Literal["same", "prelu", "max-min", "pass-through"]
 
 MAX_RANGE = 2.0**12
 """A proved range wider than this is too coarse for carriers that shift a tensor by its bound: the
@@ -49,6 +48,18 @@ class Content:
         """Number of channels."""
         return len(self.low)
 
+    def take(self, channels: npt.NDArray[Any]) -> Content:
+        """Some of the channels."""
+        return Content(self.low[channels], self.high[channels], self.because)
+
+    def with_zero(self) -> Content:
+        """The content where it may also be read beyond its border."""
+        return Content(
+            np.minimum(self.low, 0.0),
+            np.maximum(self.high, 0.0),
+            f"{self.because}, and is 0 beyond its border",
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Carriage:
@@ -63,8 +74,9 @@ class Carriage:
         after: bounds of the reserved channels behind the activation.
         exactness: of this carrier.
         fact: what the proof relies on.
-        slope: slope for negative values on the reserved channels, where the carrier turns the
-            activation into a PRelu; None leaves the activation as it is.
+        form: what becomes of the activation: `same`, or an operator with constants per channel that
+            are neutral on the reserved ones (`prelu`, `max-min`), or `pass-through`: the reserved
+            channels go around it.
     """
 
     carrier: str
@@ -75,20 +87,40 @@ class Carriage:
     after: Content
     exactness: Exactness
     fact: str
-    slope: float | None = None
+    form: Form = "same"
 
     @property
     def channels(self) -> int:
         """Number of reserved channels R."""
         return int(self.encode.shape[0])
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it takes the channels as they are."""
+        same = self.encode.shape[0] == self.encode.shape[1]
+        return (
+            same
+            and not self.encode_offset.any()
+            and bool((self.encode == np.eye(self.channels)).all())
+        )
+
 
 class Carrier(Protocol):
-    """One way to carry a tensor through an activation."""
+    """One way to carry a tensor through an activation.
+
+    Attributes:
+        name: what reports and `reserve-merge{carrier=...}` call it.
+        serves: the activations it is for, as a reader would say it.
+        needs: its precondition.
+        exactness: of what it does.
+    """
 
     name: ClassVar[str]
+    serves: ClassVar[str]
+    needs: ClassVar[str]
+    exactness: ClassVar[Exactness]
 
-    def carry(self, content: Content, activation: Activation) -> Carriage | None:
+    def carry(self, content: Content, function: Function) -> Carriage | None:
         """The carriage, or None where the precondition does not hold."""
         ...
 
@@ -98,28 +130,46 @@ def _eye(content: Content) -> tuple[Array, Array, Array, Array]:
     return one, zero, one, zero
 
 
+def clip_bounds(function: Function) -> tuple[float, float] | None:
+    """The bounds of a Clip with the same bounds for all channels; None for another function."""
+    only = function.only
+    if only is None or only.operator != "Clip":
+        return None
+    low, high = (float(o[0]) for o in only.operands[1:] if not isinstance(o, int))
+    return low, high
+
+
 @dataclass(frozen=True)
 class Plain:
     """The activation is the identity on the content: ReLU on x >= 0, Clip within its bounds."""
 
     name: ClassVar[str] = "plain"
+    serves: ClassVar[str] = (
+        "any that is the identity from a point on; Clip; PRelu and other norms, scales and shifts per channel"  # noqa: E501
+    )
+    needs: ClassVar[str] = (
+        "x beyond that point (0 for ReLU, LeakyReLU and ELU, 3 for HardSwish), or within the clip's bounds, proved by `ranges`; nothing for constants per channel"  # noqa: E501
+    )
+    exactness: ClassVar[Exactness] = Exactness.EXACT
 
-    def carry(self, content: Content, activation: Activation) -> Carriage | None:
-        """Needs x >= 0 for ReLU and LeakyReLU, low <= x <= high for Clip."""
-        match activation.function:
-            case "relu" | "leaky":
-                holds = bool((content.low >= 0).all())
-                fact = f"x >= 0 because {content.because}"
-            case "clip":
-                holds = bool(
-                    (content.low >= activation.low).all()
-                    and (content.high <= activation.high).all()
-                )
-                bounds = f"{activation.low:g} <= x <= {activation.high:g}"
-                fact = f"{bounds} because {content.because}"
+    def carry(self, content: Content, function: Function) -> Carriage | None:
+        """Needs the content where the activation is the identity."""
+        if not function.calls:
+            fact = "its constants per channel are neutral on the reserved ones"
+            return Carriage(self.name, *_eye(content), content, self.exactness, fact)
+        bounds, point = clip_bounds(function), identity_from(function)
+        if bounds is not None:
+            low, high = bounds
+            holds = bool((content.low >= low).all() and (content.high <= high).all())
+            fact = f"{low:g} <= x <= {high:g} because {content.because}"
+        elif point is not None:
+            holds = bool((content.low >= point).all())
+            fact = f"x >= {point:g} because {content.because}"
+        else:
+            return None
         if not holds:
             return None
-        return Carriage(self.name, *_eye(content), content, Exactness.EXACT, fact)
+        return Carriage(self.name, *_eye(content), content, self.exactness, fact)
 
 
 @dataclass(frozen=True)
@@ -127,74 +177,84 @@ class PReluSlope:
     """The activation becomes a PRelu: the old slope on old channels, slope 1 on reserved ones."""
 
     name: ClassVar[str] = "prelu"
+    serves: ClassVar[str] = "ReLU, LeakyReLU"
+    needs: ClassVar[str] = (
+        "nothing: the activation becomes a PRelu with slope 1 on the reserved channels"
+    )
+    exactness: ClassVar[Exactness] = Exactness.EXACT
 
-    def carry(self, content: Content, activation: Activation) -> Carriage | None:
-        """For ReLU, LeakyReLU and PReLU; never for Clip, whose bounds a PRelu would lose."""
-        if activation.function not in ("relu", "leaky"):
+    def carry(self, content: Content, function: Function) -> Carriage | None:
+        """For ReLU and LeakyReLU; never for Clip, whose bounds a PRelu would lose."""
+        if function.only is None or function.only.operator not in ("Relu", "LeakyRelu"):
             return None
         fact = "a PRelu with slope 1 on the reserved channels passes every x"
-        return Carriage(self.name, *_eye(content), content, Exactness.EXACT, fact, slope=1.0)
+        return Carriage(self.name, *_eye(content), content, self.exactness, fact, "prelu")
 
 
 @dataclass(frozen=True)
 class Split:
-    """+-split: reserve x and -x; `f(x) - f(-x) = (1 + a) x` with a the slope below zero."""
+    """+-split: reserve x and -x; `f(x) - f(-x) = g x` (`passes.activations.symmetry`)."""
 
     name: ClassVar[str] = "split"
+    serves: ClassVar[str] = (
+        "ReLU, LeakyReLU, SiLU, GELU (erf and tanh), QuickGELU, HardSwish, Softplus, in any spelling"  # noqa: E501
+    )
+    needs: ClassVar[str] = "nothing: `f(x) - f(-x) = g x` for every x"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
 
-    def carry(self, content: Content, activation: Activation) -> Carriage | None:
-        """For ReLU and for LeakyReLU with one slope above -1."""
-        if activation.function == "clip":
+    def carry(self, content: Content, function: Function) -> Carriage | None:
+        """For every activation whose odd part is linear."""
+        gain = split_gain(function)
+        if gain is None:
             return None
-        slope = activation.slope[0] if activation.slope else 0.0
-        if slope <= -1:
-            return None
-        one = np.eye(content.channels)
-        zero = np.zeros(content.channels)
-        reach = np.maximum(np.abs(content.low), np.abs(content.high))
-        behind = Content(
-            np.concatenate([-abs(slope) * reach if slope else zero] * 2),
-            np.concatenate([reach, reach]),
-            f"it is the positive or negative part that {self.name} carries",
-        )
+        one, zero = np.eye(content.channels), np.zeros(content.channels)
         return Carriage(
             self.name,
             np.concatenate([one, -one]),
             np.zeros(2 * content.channels),
-            np.concatenate([one, -one], axis=1) / (1 + slope),
+            np.concatenate([one, -one], axis=1) / gain,
             zero,
-            behind,
-            Exactness.EXACT,
-            "f(x) - f(-x) is a multiple of x for every x",
+            self._behind(content, function),
+            self.exactness,
+            f"f(x) - f(-x) = {gain:g} x for every x",
         )
+
+    def _behind(self, content: Content, function: Function) -> Content:
+        reach = np.concatenate([np.maximum(np.abs(content.low), np.abs(content.high))] * 2)
+        because = f"it is one half of what {self.name} carries"
+        if function.only is not None and function.only.operator == "Relu":
+            return Content(np.zeros_like(reach), reach, because)
+        # every function with a known gain lies between 0 and x, or between a x and x, or above both
+        return Content(np.full_like(reach, -np.inf), np.full_like(reach, np.inf), because)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """x - low >= 0 passes a ReLU; the bound is added again at the merge."""
+    """Far enough to the right many activations are the identity; the merge shifts back."""
 
     name: ClassVar[str] = "shift"
+    serves: ClassVar[str] = (
+        "ReLU, LeakyReLU, ELU, CELU, HardSwish, Mish and others that are the identity from a point on"  # noqa: E501
+    )
+    needs: ClassVar[str] = "a proved lower bound of x"
+    exactness: ClassVar[Exactness] = Exactness.EXACT_IN_RANGE
 
-    def carry(self, content: Content, activation: Activation) -> Carriage | None:
+    def carry(self, content: Content, function: Function) -> Carriage | None:
         """Needs a proved, finite lower bound."""
-        lowest = np.minimum(content.low, 0.0)
-        if activation.function == "clip" or not (lowest > -MAX_RANGE).all():
+        point = identity_from(function)
+        if point is None:
+            return None
+        shift = np.minimum(content.low - point, 0.0)
+        if not (shift > -MAX_RANGE).all():
             return None
         one = np.eye(content.channels)
-        return Carriage(
-            self.name,
-            one,
-            -lowest,
-            one,
-            lowest,
-            Content(
-                np.maximum(content.low - lowest, 0.0),
-                content.high - lowest,
-                "it is shifted above 0",
-            ),
-            Exactness.EXACT_IN_RANGE,
-            f"x >= {float(lowest.min()):.4g} because {content.because}",
+        behind = Content(
+            np.maximum(content.low - shift, point),
+            content.high - shift,
+            f"it is shifted above {point:g}",
         )
+        fact = f"x >= {float(content.low.min()):.4g} because {content.because}"
+        return Carriage(self.name, one, -shift, one, shift, behind, self.exactness, fact)
 
 
 @dataclass(frozen=True)
@@ -202,12 +262,20 @@ class ScaleIntoClip:
     """Scale by a power of two and shift, so that the proved range lies within the clip's bounds."""
 
     name: ClassVar[str] = "scale"
+    serves: ClassVar[str] = "Clip"
+    needs: ClassVar[str] = (
+        "a proved range of x: a power of two and a shift bring it within the bounds"
+    )
+    exactness: ClassVar[Exactness] = Exactness.EXACT_IN_RANGE
 
-    def carry(self, content: Content, activation: Activation) -> Carriage | None:
+    def carry(self, content: Content, function: Function) -> Carriage | None:
         """Needs finite bounds of the content and of the clip."""
-        width = content.high - content.low
-        room = activation.high - activation.low
-        if activation.function != "clip" or not (math.isfinite(room) and room > 0):
+        bounds = clip_bounds(function)
+        if bounds is None:
+            return None
+        lowest, highest = bounds
+        width, room = content.high - content.low, highest - lowest
+        if not (math.isfinite(room) and room > 0):
             return None
         if not (np.isfinite(width).all() and (width <= MAX_RANGE).all()):
             return None
@@ -215,7 +283,7 @@ class ScaleIntoClip:
         spared = room * (1 - 2.0**-10)
         exponent = np.minimum(np.floor(np.log2(spared / np.maximum(width, room * 2.0**-20))), 0)
         scale = np.exp2(exponent)
-        middle = (activation.low + activation.high) / 2
+        middle = (lowest + highest) / 2
         shift = middle - scale * (content.low + content.high) / 2
         return Carriage(
             self.name,
@@ -228,81 +296,56 @@ class ScaleIntoClip:
                 scale * content.high + shift,
                 "it is scaled into the clip",
             ),
-            Exactness.EXACT_IN_RANGE,
+            self.exactness,
             f"{float(content.low.min()):.4g} <= x <= {float(content.high.max()):.4g} because "
             f"{content.because}",
         )
 
 
-CARRIERS: tuple[Carrier, ...] = (Plain(), PReluSlope(), Split(), Shift(), ScaleIntoClip())
+@dataclass(frozen=True)
+class MaxMin:
+    """Clip becomes Max and Min with bounds per channel: infinite ones on the reserved channels."""
+
+    name: ClassVar[str] = "max-min"
+    serves: ClassVar[str] = "Clip"
+    needs: ClassVar[str] = "nothing: Max and Min with bounds per channel take its place"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+
+    def carry(self, content: Content, function: Function) -> Carriage | None:
+        """For Clip; ONNX gives it one bound for all channels, Max and Min one for each."""
+        if clip_bounds(function) is None:
+            return None
+        fact = "Max and Min have infinite bounds on the reserved channels"
+        return Carriage(self.name, *_eye(content), content, self.exactness, fact, "max-min")
+
+
+@dataclass(frozen=True)
+class PassThrough:
+    """The reserved channels go around the activation: Split before it, Concat behind it.
+
+    That is a fork and a join again, if a short one, so it is done only where it is asked for.
+    """
+
+    name: ClassVar[str] = "pass-through"
+    serves: ClassVar[str] = "any"
+    needs: ClassVar[str] = "to be asked for: it leaves a fork and a join around the activation"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+
+    def carry(self, content: Content, function: Function) -> Carriage | None:
+        """For every elementwise function."""
+        fact = "the reserved channels go around the activation"
+        return Carriage(self.name, *_eye(content), content, self.exactness, fact, "pass-through")
+
+
+CARRIERS: tuple[Carrier, ...] = (
+    Plain(),
+    PReluSlope(),
+    Split(),
+    Shift(),
+    ScaleIntoClip(),
+    MaxMin(),
+)
 """In order of preference among carriers that need equally many channels."""
 
-
-@dataclass(frozen=True, eq=False)
-class ActivationSite:
-    """An activation in the graph and what the algebra knows of it.
-
-    Attributes:
-        node: the ONNX node.
-        function: what it does to reserved channels, before a carrier changes that.
-        slopes: slopes below zero of the old channels, shape [C]; empty for a Clip.
-    """
-
-    node: onnx_ir.Node
-    function: Activation
-    slopes: Array = field(default_factory=lambda: np.zeros(0))
-
-
-def read_activation(node: onnx_ir.Node, rank: int, channels: int) -> ActivationSite:
-    """What an activation node computes.
-
-    Raises:
-        Refused: no carrier knows this function, or its parameters are not constants.
-    """
-    match node.op_type:
-        case "Relu":
-            return ActivationSite(node, Activation("relu"), np.zeros(channels))
-        case "LeakyRelu":
-            slope = node.attributes.get_float("alpha", 0.01) or 0.0
-            return ActivationSite(
-                node, Activation("leaky", slope=(slope,)), np.full(channels, slope)
-            )
-        case "PRelu":
-            array = constant(node.inputs[1])
-            slopes = (
-                None if array is None else per_channel(array.astype(np.float64), rank, channels)
-            )
-            if slopes is None:
-                raise Refused("runtime-weights", f"the slopes of {node_label(node)} are not known")
-            slopes = np.broadcast_to(slopes, (channels,)).copy()
-            # reserved channels get slopes of their own: 1
-            return ActivationSite(node, Activation("leaky", slope=(1.0,)), slopes)
-        case "Clip":
-            return ActivationSite(node, _read_clip(node))
-        case other:
-            raise Refused(
-                "no-carrier", f"no carrier takes a tensor through {node_label(node)} ({other})"
-            )
-
-
-def _read_clip(node: onnx_ir.Node) -> Activation:
-    bounds: list[Any] = [
-        node.attributes.get_float("min", None),
-        node.attributes.get_float("max", None),
-    ]
-    for index, value in enumerate(node.inputs[1:3]):
-        if value is None:
-            continue
-        bounds[index] = scalar(value)
-        if bounds[index] is None:
-            raise Refused("runtime-weights", f"the bounds of {node_label(node)} are not constants")
-    low = -math.inf if bounds[0] is None else float(bounds[0])
-    high = math.inf if bounds[1] is None else float(bounds[1])
-    return Activation("clip", low=low, high=high)
-
-
-def reserved_activation(site: ActivationSite, carriage: Carriage) -> Activation:
-    """What the activation does to the reserved channels under a carriage."""
-    if carriage.slope is not None:
-        return Activation("leaky", slope=(carriage.slope,))
-    return site.function
+ON_REQUEST: tuple[Carrier, ...] = (PassThrough(),)
+"""Carriers that are used only where the pipeline names them."""

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir
 
 from graphopt.evidence import Cost, Refusal, Region, Rewrite
-from graphopt.ir.model import Model, node_label
+from graphopt.ir.model import Model
 from graphopt.ir.shapes import Shapes, ShapeTable, TensorInfo
 from graphopt.pipeline.passes import Context, PassResult
 from graphopt.skips import Skip
-from graphopt.verify.algebra import Claim, WidenedWeight
+from graphopt.verify.algebra import Claim
 from passes import linear_map
-from passes.linear import Initializers
+from passes.linear import Initializers, Linear, NotLinear, replace_output
 from passes.linear_map import LinearMap
 from passes.ranges import Ranges, RangeTable
 from passes.refused import Refused
 from passes.reserve_merge import branch
 from passes.reserve_merge.branch import Stage
-from passes.reserve_merge.carriers import CARRIERS, Carrier, Content
+from passes.reserve_merge.build import Builder
+from passes.reserve_merge.carriers import CARRIERS, ON_REQUEST, Carrier, Content
+from passes.reserve_merge.gates import Gate
 from passes.reserve_merge.rule import Plan, ResidualBlock, plan
-from passes.reserve_merge.widen import Form, Widened
+from passes.reserve_merge.widen import Form
 from passes.skip_detection import Skips
 
-CarrierName = Literal["auto", "plain", "prelu", "split", "shift", "scale"]
+CarrierName = Literal[
+    "auto", "plain", "prelu", "split", "shift", "scale", "max-min", "pass-through"
+]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class ReserveMerge:
         carrier: the only carrier to use, or `auto` for the cheapest valid one.
         form: how reserved channels pass the middle layers: `dense`, `grouped`, or `auto` for the
             one with fewer weights.
+        concat: take concatenations away too (DenseNet): reserved channels are carried to the end
+            of the branch and not merged, which costs far more than the concatenation did.
     """
 
     name: ClassVar[str] = "reserve-merge"
@@ -48,19 +55,19 @@ class ReserveMerge:
     when: Literal["worth", "possible"] = "worth"
     carrier: CarrierName = "auto"
     form: Form = "auto"
+    concat: bool = False
 
     def run(self, model: Model, context: Context) -> PassResult:
         """Goes through the skips, inner ones first, and removes or refuses each."""
         skips = model.analyses.get(Skips())
-        shapes = model.analyses.get(Shapes())
-        ranges = model.analyses.get(Ranges())
         fresh: dict[str, TensorInfo] = {}
         work = _Work(
             model,
-            ShapeTable(ChainMap(fresh, dict(shapes))),
+            ShapeTable(ChainMap(fresh, dict(model.analyses.get(Shapes())))),
             fresh,
-            ranges,
+            model.analyses.get(Ranges()),
             Initializers(model.graph, set(model.value_index())),
+            self.concat,
         )
         rewrites: list[Rewrite] = []
         refusals: list[Refusal] = []
@@ -82,8 +89,7 @@ class ReserveMerge:
                 refusals.append(Refusal(self.name, region, str(reason), reason.code))
                 continue
             nodes = tuple(stage.linear.label for stage in found.block.stages)
-            claims += work.apply(found, chosen)
-            claims.append(chosen.proof)
+            claims += [*work.apply(found, chosen), chosen.proof]
             rewrites.append(
                 Rewrite(
                     self.name,
@@ -101,18 +107,29 @@ class ReserveMerge:
         )
 
     def _carriers(self) -> tuple[Carrier, ...]:
-        return tuple(c for c in CARRIERS if self.carrier in ("auto", c.name))
+        if self.carrier == "auto":
+            return CARRIERS
+        return tuple(c for c in (*CARRIERS, *ON_REQUEST) if c.name == self.carrier)
 
 
 def _rule_name(block: ResidualBlock, chosen: Plan) -> str:
     where = "projected first" if chosen.place == "first" else "merged last"
+    if block.branch_at is not None:
+        where = "not merged"
     kind = "identity" if block.skip.is_identity else where
     return f"{kind}, carried by {' then '.join(chosen.carriers) or 'nothing'}"
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """A block in the graph."""
+    """A block in the graph.
+
+    Attributes:
+        block: what the rule is applied to.
+        fork: the tensor that the rewritten block reads.
+        join: the node that goes.
+        skip_nodes: the nodes of the skip path.
+    """
 
     block: ResidualBlock
     fork: onnx_ir.Value
@@ -130,6 +147,7 @@ class _Work:
     """Shapes of the tensors made so far; `shapes` sees them."""
     ranges: RangeTable
     initializers: Initializers
+    concat: bool
 
     def block(self, skip: Skip) -> _Found:
         """Reads the block around a skip.
@@ -137,158 +155,164 @@ class _Work:
         Raises:
             Refused: it is no block that the rule knows.
         """
-        _check_join(skip)
+        _check_join(skip, self.concat)
         values = self.model.value_index()
         fork = values.get(skip.fork)
         join = self.model.node_index().get(skip.join)
         if fork is None or join is None:
             raise Refused("changed", "another rewrite has changed this region already")
-        left, right = (value for value in join.inputs if value is not None)
-        self._check_broadcast(left, right)
-        first = left if left.name == skip.skip.tensor else right
-        second = right if first is left else left
-        try:
-            return self._read(skip, fork, join, first, second)
-        except Refused as reason:
+        inputs = tuple(value for value in join.inputs if value is not None)
+        if join.op_type != "Concat":
+            self._check_broadcast(inputs)
+        elif len(skip.paths) != len(inputs):
+            raise Refused("concat-join", "the join concatenates something that is no path of it")
+        # the heaviest path is the branch; where that one is linear, another may be
+        heaviest = [path.tensor for path in reversed(skip.paths)]
+        reasons: list[Refused] = []
+        for branched in sorted(inputs, key=lambda value: heaviest.index(value.name or "")):
             try:
-                return self._read(skip, fork, join, second, first)
-            except Refused:
-                raise reason from None
+                return self._read(skip, fork, join, inputs, branched)
+            except Refused as reason:
+                reasons.append(reason)
+        raise reasons[0]
 
     def _read(
         self,
         skip: Skip,
         fork: onnx_ir.Value,
         join: onnx_ir.Node,
-        skipped: onnx_ir.Value,
+        inputs: tuple[onnx_ir.Value, ...],
         branched: onnx_ir.Value,
     ) -> _Found:
-        stages = branch.read(branched, fork, self.shapes)
-        path = linear_map.read(skipped, fork, self.shapes)
-        self._check_channels(stages, path)
-        _check_sizes(stages, path, join, self.shapes)
-        block = ResidualBlock(
-            skip.name, stages, path, self._content(fork, path, 1), self._content(skipped, path, 0)
-        )
+        if inputs.count(branched) > 1:
+            raise Refused("many-paths", f"the join takes '{branched.name}' more than once")
+        axis = branch.channel_axis(branched, fork, self.shapes)
+        others = tuple(value for value in inputs if value is not branched)
+        start, shared = fork, set[onnx_ir.Value]()
+        try:
+            stages = branch.read(branched, fork, self.shapes)
+        except Refused as reason:
+            maker = self._maker(fork) if reason.code == "pre-activation" else None
+            if maker is None:
+                raise
+            # the layer that makes the fork is the first one of the branch, and of the skip path too
+            start, shared = maker.source, {fork}
+            stages = branch.read(branched, start, self.shapes, shared)
+        paths = [linear_map.read(value, start, self.shapes, axis) for value in others]
+        self._check_channels(stages, paths, join)
+        for value, path in zip(others, paths, strict=True):
+            _check_sizes(stages, path, (value, branched), self.shapes)
         index = self.model.node_index()
-        nodes = tuple(index[label] for label in path.nodes)
-        return _Found(block, fork, join, nodes)
+        skip_nodes = tuple(index[label] for path in paths for label in path.nodes)
+        inside = {join, *skip_nodes, *(node for stage in stages for node in stage.nodes)}
+        if any(use.node not in inside for value in shared for use in value.uses()):
+            raise Refused("read-elsewhere", f"'{fork.name}' is read outside of the block too")
+        contents = [self._content(v, len(p.taps), axis) for v, p in zip(others, paths, strict=True)]
+        fork_content = self._content(start, paths[0].taps.shape[1], axis)
+        if join.op_type == "Concat":
+            path, skipped, places = _side_by_side(inputs, branched, paths, contents, stages)
+            block = ResidualBlock(skip.name, stages, path, fork_content, skipped, places)
+        else:
+            path, skipped = _added_up(paths), _sum_of(contents)
+            block = ResidualBlock(skip.name, stages, path, fork_content, skipped)
+        return _Found(block, start, join, skip_nodes)
 
-    def _check_broadcast(self, left: onnx_ir.Value, right: onnx_ir.Value) -> None:
-        one, two = self.shapes[left.name or ""].shape, self.shapes[right.name or ""].shape
-        if one is None or two is None or len(one) < 2:
-            raise Refused("unknown-shape", "the shapes at the join are not known")
-        sizes = [
-            (a, b)
-            for a, b in zip(one, two, strict=False)
-            if isinstance(a, int) or isinstance(b, int)
-        ]
-        if len(one) != len(two) or any(
-            a != b and isinstance(a, int) and isinstance(b, int) for a, b in sizes
-        ):
-            raise Refused("broadcast", f"the join broadcasts {list(one)} with {list(two)}")
-        if any(1 in (a, b) and a != b for a, b in sizes):
-            raise Refused("broadcast", "the join may broadcast: a size is 1 on one side only")
+    def _maker(self, fork: onnx_ir.Value) -> Linear | None:
+        """The linear operator that makes the fork."""
+        node = fork.producer()
+        if node is None or fork.is_graph_output():
+            return None
+        try:
+            return Linear.read(node, self.shapes[_name(node.inputs[0])].shape)
+        except NotLinear:
+            return None
+
+    def _check_broadcast(self, inputs: tuple[onnx_ir.Value, ...]) -> None:
+        one = self.shapes[_name(inputs[0])].shape
+        for value in inputs[1:]:
+            two = self.shapes[_name(value)].shape
+            if one is None or two is None or len(one) < 2:
+                raise Refused("unknown-shape", "the shapes at the join are not known")
+            sizes = [
+                (a, b)
+                for a, b in zip(one, two, strict=False)
+                if isinstance(a, int) or isinstance(b, int)
+            ]
+            if len(one) != len(two) or any(
+                a != b and isinstance(a, int) and isinstance(b, int) for a, b in sizes
+            ):
+                raise Refused("broadcast", f"the join broadcasts {list(one)} with {list(two)}")
+            if any(1 in (a, b) and a != b for a, b in sizes):
+                raise Refused("broadcast", "the join may broadcast: a size is 1 on one side only")
 
     @staticmethod
-    def _check_channels(stages: tuple[Stage, ...], path: LinearMap) -> None:
-        if stages[0].linear.inputs != path.taps.shape[1] or (
-            stages[-1].linear.outputs != path.taps.shape[0]
-        ):
-            raise Refused("broadcast", "branch and skip path differ in their channels")
-        axes = len(path.strides)
-        if any(len(stage.linear.kernel) != axes for stage in stages):
-            raise Refused("branch-not-a-chain", "the branch changes the rank of the tensor")
+    def _check_channels(
+        stages: tuple[Stage, ...], paths: list[LinearMap], join: onnx_ir.Node
+    ) -> None:
+        for path in paths:
+            adds = join.op_type != "Concat"
+            if stages[0].linear.inputs != path.taps.shape[1] or (
+                adds and stages[-1].linear.outputs != path.taps.shape[0]
+            ):
+                raise Refused("broadcast", "branch and skip path differ in their channels")
+            if any(len(stage.linear.kernel) != len(path.strides) for stage in stages):
+                raise Refused("branch-not-a-chain", "the branch changes the rank of the tensor")
 
-    def _content(self, value: onnx_ir.Value, path: LinearMap, axis: int) -> Content:
-        interval = self.ranges[value.name or ""]
-        low, high = interval.per_channel(int(path.taps.shape[axis]))
+    def _content(self, value: onnx_ir.Value, channels: int, axis: int) -> Content:
+        interval = self.ranges[_name(value)]
+        if axis == 1:
+            low, high = interval.per_channel(channels)
+        else:  # the bounds are told along axis 1, which holds positions here
+            low, high = (
+                np.full(channels, end) for end in (interval.low.min(), interval.high.max())
+            )
         return Content(low, high, interval.because)
 
     def costs(self, found: _Found, chosen: Plan) -> tuple[Cost, Cost]:
         """Cost of the block with its skip path, before and after."""
         stages = found.block.stages
-        weights = [stage.linear for stage in stages]
+        linears = [stage.linear for stage in stages]
         before_adds = sum(s.positions * int(s.linear.weight.size) for s in stages)
-        before_parameters = sum(w.weight.size + w.bias.size for w in weights)
-        positions = stages[-1].positions
+        before_parameters = sum(w.weight.size + w.bias.size for w in linears)
+        counted = {node for linear in linears for node in linear.nodes}
         for node in found.skip_nodes:
-            if node.op_type in ("Conv", "Gemm"):
-                size = self.shapes[(node.inputs[1].name if node.inputs[1] else "") or ""].elements()
-                before_adds += positions * (size or 0)
-                before_parameters += size or 0
-        bytes_each = weights[0].weight.dtype.itemsize
-        return (
-            Cost(before_parameters, before_parameters * bytes_each, before_adds),
-            Cost(chosen.parameters, chosen.parameters * bytes_each, chosen.multiply_adds),
+            if node.op_type in branch.LINEAR and node not in counted:
+                size = self.shapes[_name(node.inputs[1])].elements() or 0
+                before_adds += stages[-1].positions * size
+                before_parameters += size
+        gates = [
+            (layer, extra)
+            for stage, planned in zip(stages, chosen.stages, strict=True)
+            for one in stage.through
+            if isinstance(one, Gate)
+            for layer, extra in _gate_growth(one, planned.widened.layout.total)
+        ]
+        gate_before = sum(int(layer.weight.size) for layer, _ in gates)
+        gate_after = gate_before + sum(extra for _, extra in gates)
+        size = linears[0].weight.dtype.itemsize
+        before = Cost(
+            before_parameters + gate_before,
+            (before_parameters + gate_before) * size,
+            before_adds + gate_before,
         )
+        parameters = chosen.parameters + gate_after
+        return before, Cost(parameters, parameters * size, chosen.multiply_adds + gate_after)
 
     def apply(self, found: _Found, chosen: Plan) -> list[Claim]:
         """Puts the plan into the graph and returns what it claims of the new weights."""
-        claims: list[Claim] = []
-        source = found.fork
-        for stage, layer in zip(found.block.stages, chosen.layers, strict=True):
-            last = layer is chosen.layers[-1]
-            old = stage.linear.node.outputs[0]
-            name = "" if last else self.initializers.fresh(f"{old.name}.reserved")
-            built = layer.linear.build(source, name, self.initializers)
-            claims.append(_claim(built.weight, stage, layer))
-            if last:
-                built.place(self.model, found.join)
-                continue
-            for node in built.nodes:
-                self.model.graph.insert_before(found.join, node)
-            source = built.result
-            self._note_shape(source, stage, layer)
-            if layer.activation is not None:
-                source = self._activation(layer, source, found.join)
-                self._note_shape(source, stage, layer)
+        builder = Builder(self.model, found.join, self.shapes, self.fresh, self.initializers)
+        result, claims = builder.block(found.block.stages, chosen, found.fork)
+        last = result.producer()
+        assert last is not None
+        self.model.graph.remove(last)
+        replace_output(self.model, found.join, last)
         self._remove(found)
         return claims
 
-    def _note_shape(self, value: onnx_ir.Value, stage: Stage, layer: Widened) -> None:
-        channels = len(layer.layout.old) + len(layer.layout.reserved)
-        shape = (stage.size_out[0], channels, *stage.size_out[2:])
-        dtype = onnx_ir.DataType.from_numpy(stage.linear.weight.dtype)
-        self.fresh[value.name or ""] = TensorInfo(dtype, shape)
-
-    def _activation(
-        self, layer: Widened, source: onnx_ir.Value, join: onnx_ir.Node
-    ) -> onnx_ir.Value:
-        """The activation behind a widened operator."""
-        assert layer.activation is not None
-        old = layer.activation.node
-        others = list(old.inputs[1:])
-        attributes = dict(old.attributes)
-        operator = old.op_type
-        if layer.slopes is not None:
-            rank = layer.linear.weight.ndim
-            dtype = layer.linear.like.weight.dtype
-            shaped = layer.slopes.reshape(-1, *[1] * (rank - 2)).astype(dtype)
-            others, attributes, operator = [], {}, "PRelu"
-            others.append(
-                self.initializers.add(f"{node_label(old)}.slope", np.ascontiguousarray(shaped))
-            )
-        node = onnx_ir.Node("", operator, [source, *others], attributes.values(), name=old.name)
-        node.outputs[0].name = self.initializers.fresh(f"{old.outputs[0].name}.reserved")
-        self.model.graph.insert_before(join, node)
-        return node.outputs[0]
-
     def _remove(self, found: _Found) -> None:
         """Removes the old branch, and of the old skip path what nothing else reads."""
-        old: list[onnx_ir.Node] = list(found.skip_nodes)
-        for stage in found.block.stages:
-            here: onnx_ir.Value | None = stage.linear.node.inputs[0]
-            while here is not None and here is not found.fork:
-                node = here.producer()
-                if node is None or node in old:
-                    break
-                old.append(node)
-                here = node.inputs[0]
-            old.append(stage.linear.node)
-            if stage.activation is not None:
-                old.append(stage.activation)
-        waiting = list(dict.fromkeys(old))
+        old = [node for stage in found.block.stages for node in stage.nodes]
+        waiting = list(dict.fromkeys([*found.skip_nodes, *old]))
         while waiting:
             dead = [
                 n for n in waiting if not any(v.uses() or v.is_graph_output() for v in n.outputs)
@@ -300,16 +324,88 @@ class _Work:
                 waiting.remove(node)
 
 
+def _name(value: onnx_ir.Value | None) -> str:
+    return (value.name if value is not None else None) or ""
+
+
+def _gate_growth(gate: Gate, channels: int) -> list[tuple[Linear, int]]:
+    """The layers of a gate and how many weights each gets in addition, for so many channels."""
+    first, last = gate.layers[0], gate.layers[-1]
+    grown = {
+        first: (channels - first.inputs) * first.outputs,
+        last: (channels - last.outputs) * last.inputs,
+    }
+    return [(layer, grown.get(layer, 0)) for layer in gate.layers]
+
+
+def _added_up(paths: list[LinearMap]) -> LinearMap:
+    """Several skip paths of one fork as one map."""
+    total = paths[0]
+    for path in paths[1:]:
+        alike = path.taps.shape == total.taps.shape and (path.strides, path.dilations) == (
+            total.strides,
+            total.dilations,
+        )
+        if not alike or path.start != total.start:
+            raise Refused("many-paths", "the join adds skip paths that read different windows")
+        total = replace(
+            total,
+            taps=total.taps + path.taps,
+            bias=total.bias + path.bias,
+            padded=total.padded or path.padded,
+        )
+    return replace(total, nodes=tuple(label for path in paths for label in path.nodes))
+
+
+def _sum_of(contents: list[Content]) -> Content:
+    low = np.sum([content.low for content in contents], axis=0)
+    high = np.sum([content.high for content in contents], axis=0)
+    return Content(low, high, contents[0].because)
+
+
+def _side_by_side(
+    inputs: tuple[onnx_ir.Value, ...],
+    branched: onnx_ir.Value,
+    paths: list[LinearMap],
+    contents: list[Content],
+    stages: tuple[Stage, ...],
+) -> tuple[LinearMap, Content, npt.NDArray[np.intp]]:
+    """The skip paths of a concatenation as one map to all of its channels.
+
+    Returns:
+        The map, with zeros for the channels of the branch; their bounds; the places of the channels
+        of the branch.
+    """
+    widths = [len(path.taps) for path in paths]
+    at = inputs.index(branched)
+    widths.insert(at, stages[-1].linear.outputs)
+    starts = np.concatenate([[0], np.cumsum(widths)])
+    total = int(starts[-1])
+    low, high = np.zeros(total), np.zeros(total)
+    maps = []
+    places = [place for place in range(len(inputs)) if place != at]
+    for place, path, content in zip(places, paths, contents, strict=True):
+        start, stop = int(starts[place]), int(starts[place + 1])
+        maps.append(path.with_zero_channels(start, total - stop))
+        low[start:stop], high[start:stop] = content.low, content.high
+    branch_at = np.arange(int(starts[at]), int(starts[at + 1]))
+    return _added_up(maps), Content(low, high, contents[0].because), branch_at
+
+
 def _check_sizes(
-    stages: tuple[Stage, ...], path: LinearMap, join: onnx_ir.Node, shapes: ShapeTable
+    stages: tuple[Stage, ...],
+    path: LinearMap,
+    ends: tuple[onnx_ir.Value, onnx_ir.Value],
+    shapes: ShapeTable,
 ) -> None:
     """Refuses a join that might broadcast where the sizes are not numbers.
 
     Both sides are then known functions of the input size, compositions of `floor((n + c) / s) + 1`;
     two such functions of the same total stride that agree over a few periods agree everywhere.
     """
-    one, two = (shapes[(v.name if v is not None else "") or ""].shape or () for v in join.inputs)
-    for axis, (a, b) in enumerate(zip(one[2:], two[2:], strict=True)):
+    one, two = (shapes[_name(value)].shape or () for value in ends)
+    for axis in range(len(path.strides)):
+        a, b = one[2 + axis], two[2 + axis]
         if a == b and a is not None:
             continue
         if not path.is_pointwise or path.padded or any(path.start):
@@ -326,31 +422,18 @@ def _check_sizes(
                 )
 
 
-def _check_join(skip: Skip) -> None:
-    if skip.operator == "Concat":
+def _check_join(skip: Skip, concat: bool) -> None:
+    if skip.operator == "Concat" and not concat:
         raise Refused(
             "concat-join",
-            "a concatenation adds nothing up: its channels can be reserved but not merged away",
+            "a concatenation adds nothing up: its channels can be reserved but not merged away "
+            "(reserve-merge{concat=true} does that, at a price)",
         )
     if skip.operator == "Mul":
         raise Refused("gated-join", "a product of two tensors is not linear in either path")
-    if skip.operator not in ("Add", "Sum"):
+    if skip.operator not in ("Add", "Sum", "Concat"):
         raise Refused("quantized", f"a {skip.operator} adds quantized integers")
-    if len(skip.paths) != 2:
-        raise Refused("many-paths", f"the join adds {len(skip.paths)} paths at once")
     if not skip.dominated:
         raise Refused(
             "overlapping", "a path of this skip also depends on something from before its fork"
         )
-
-
-def _claim(weight: str, stage: Stage, layer: Widened) -> WidenedWeight:
-    like = stage.linear
-    return WidenedWeight(
-        new=weight,
-        old=like.weight_name,
-        new_value=layer.linear.weight.astype(like.weight.dtype),
-        old_value=like.weight,
-        blocks=layer.blocks,
-        transposed=like.transposed,
-    )

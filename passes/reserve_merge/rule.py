@@ -8,42 +8,41 @@ them, s linear.
   it does no harm (`carriers`); each linear operator on the way copies them.
 - Merge: WL reads them as extra inputs and adds s(x) to its sums: `WL' = [WL | P]`.
 
-`plan` does the arithmetic on weights and decides nothing about the graph; `apply` in `rewrite`
-puts its result there.
+A block that concatenates, `y = [f(x), s(x)]`, is reserved without a merge: the channels are carried
+to the end and lie there in the order of the concatenation.
+
+`plan` does the arithmetic on weights and decides nothing about the graph; `rewrite` puts its result
+there.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from graphopt.cost import si
 from graphopt.evidence import Exactness
-from graphopt.ir.model import node_label
 from graphopt.verify.algebra import CarriedChannels, Step
+from passes.activations import Function
 from passes.linear import Linear
 from passes.linear_map import LinearMap
 from passes.refused import Refused
 from passes.reserve_merge.branch import Stage
-from passes.reserve_merge.carriers import (
-    CARRIERS,
-    ActivationSite,
-    Carriage,
-    Carrier,
-    Content,
-    Plain,
-    read_activation,
-    reserved_activation,
-)
+from passes.reserve_merge.carriers import CARRIERS, Carriage, Carrier, Content, Plain
+from passes.reserve_merge.gates import Gate
 from passes.reserve_merge.widen import (
     Array,
     Form,
     Layout,
     Taps,
     Widened,
+    wanted_by,
+    wanted_by_merge,
     widen_first,
     widen_last,
     widen_middle,
@@ -53,11 +52,24 @@ Place = Literal["first", "last"]
 
 
 @dataclass(frozen=True, eq=False)
+class PlannedStage:
+    """One stage of a block without its join.
+
+    Attributes:
+        widened: the linear operator.
+        through: for each activation of the stage how it is carried; None for a gate.
+    """
+
+    widened: Widened
+    through: tuple[Carriage | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A block without its join.
 
     Attributes:
-        layers: the widened operators in order.
+        stages: what becomes of each stage, in order.
         place: where the skip's own map is applied: in the first operator or in the last.
         carriers: names of the carriers, one per activation.
         exactness: of the whole.
@@ -67,7 +79,7 @@ class Plan:
         parameters: weight elements of these.
     """
 
-    layers: tuple[Widened, ...]
+    stages: tuple[PlannedStage, ...]
     place: Place
     carriers: tuple[str, ...]
     exactness: Exactness
@@ -84,9 +96,12 @@ class ResidualBlock:
     Attributes:
         name: of the skip, for messages.
         stages: the branch.
-        skip: the skip path.
+        skip: the skip path; where the block concatenates, from the fork to all channels of the
+            result, with zeros where those of the branch are.
         fork: bounds of the fork tensor, per channel.
         skipped: bounds of what the skip path delivers.
+        branch_at: where the block concatenates, the places of the branch's channels in the result;
+            None where it adds.
     """
 
     name: str
@@ -94,6 +109,7 @@ class ResidualBlock:
     skip: LinearMap
     fork: Content
     skipped: Content
+    branch_at: Array | None = None
 
 
 def plan(block: ResidualBlock, carriers: Sequence[Carrier] = CARRIERS, form: Form = "auto") -> Plan:
@@ -111,7 +127,7 @@ def plan(block: ResidualBlock, carriers: Sequence[Carrier] = CARRIERS, form: For
     Raises:
         Refused: no placement and no carrier is valid; the reason of the first one tried.
     """
-    if len(block.stages) < 2:
+    if len(block.stages) < 2 and block.branch_at is None:
         raise Refused(
             "linear-branch",
             "the branch is a single linear operator, so the paths are parallel linear branches: "
@@ -121,7 +137,11 @@ def plan(block: ResidualBlock, carriers: Sequence[Carrier] = CARRIERS, form: For
     order = list(Exactness)
     plans: list[Plan] = []
     reasons: list[Refused] = []
-    places: tuple[Place, ...] = ("last",) if block.skip.is_identity else ("last", "first")
+    places: tuple[Place, ...] = ("last", "first")
+    if block.branch_at is not None:
+        places = ("first",)
+    elif block.skip.is_identity:
+        places = ("last",)
     for place in places:
         try:
             plans.append(_plan_at(block, place, carriers, form))
@@ -144,49 +164,60 @@ def _check_strides(block: ResidualBlock) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Passage:
+    """How the reserved channels get through one stage.
+
+    Attributes:
+        matrix: from the reserved channels before it to those behind it, shape [R', R]; before the
+            first stage stands the content itself.
+        offset: what is added, shape [R'].
+        through: as in `PlannedStage`.
+    """
+
+    matrix: Array
+    offset: Array
+    through: tuple[Carriage | None, ...]
+
+
 def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], form: Form) -> Plan:
-    content = _with_zero(block.fork) if place == "last" and block.skip.padded else block.fork
-    content = content if place == "last" else block.skipped
-    *inner, last = block.stages
-    layers: list[Widened] = []
-    steps: list[Step] = []
-    facts: list[str] = []
-    used: list[Carriage] = []
-    # what the reserved channels hold now: state = encode(content); decode gives content back
-    state, decode, decode_offset = content, np.eye(content.channels), np.zeros(content.channels)
-    layout: Layout | None = None
-    for stage in inner:
-        site = _site(stage)
-        carriage = _carriage(state, content, decode, decode_offset, site, carriers)
-        matrix, offset = carriage.encode, carriage.encode_offset
-        if layout is None:
-            matrix, offset, taps = _reserve(block, place, stage.linear, carriage)
-            widened = widen_first(stage.linear, matrix, taps, offset)
-            flat = matrix.sum(axis=2)
-        else:
-            tap = _copy_tap(stage)
-            widened = widen_middle(stage.linear, matrix, tap, offset, layout, form)
-            flat = matrix
-        slopes = _slopes(site, carriage, widened.layout)
-        layers.append(
-            Widened(widened.linear, widened.blocks, widened.layout, widened.form, site, slopes)
+    kept, content = _content(block, place)
+    merges = block.branch_at is None
+    inner = block.stages[:-1] if merges else block.stages
+    passages, decode, decode_offset = _carry(inner, content, carriers)
+    reserve, taps = _reserve(block, place, kept, passages[0].matrix)
+    offset = passages[0].offset
+    if place == "first":
+        offset = offset + passages[0].matrix @ block.skip.bias[kept]
+    if merges:
+        merge, merge_taps, bias = _merge(block, place, kept, decode, decode_offset)
+        want = wanted_by_merge(block.stages[-1].linear, np.abs(merge).sum(axis=2))
+    else:
+        want = _concatenated(block, kept, decode, decode_offset)
+    layouts = _layouts(inner, passages, want)
+
+    widened = [widen_first(inner[0].linear, reserve, taps, offset, layouts[0])]
+    for stage, passage, layout in zip(inner[1:], passages[1:], layouts[1:], strict=True):
+        tap = _copy_tap(stage)
+        before = widened[-1].layout
+        widened.append(
+            widen_middle(stage.linear, passage.matrix, tap, passage.offset, before, form, layout)
         )
-        layout = widened.layout
-        activation = None if site is None else reserved_activation(site, carriage)
-        steps.append(Step(flat, offset, activation))
-        state, decode, decode_offset = carriage.after, carriage.decode, carriage.decode_offset
-        if site is not None:
-            used.append(carriage)
-            facts.append(f"{_label(site)}: {carriage.carrier}, {carriage.fact}")
-    assert layout is not None
-    merge, taps, bias = _merge(block, place, last, decode, decode_offset)
-    layers.append(widen_last(last.linear, merge, taps, bias, layout))
-    steps.append(Step(merge.sum(axis=2), bias, None))
-    forms = list(dict.fromkeys(layer.form for layer in layers[1:-1]))
-    if forms:
-        facts.append(f"the reserved channels pass the middle layers in {', '.join(forms)} form")
-    if any(not layer.form.startswith(("depthwise", "grouped")) for layer in layers):
-        facts.append("an infinite or NaN input reaches channels that it did not reach before")
+    first = Step(reserve.sum(axis=2), offset, _activation(inner[0], passages[0]))
+    steps = [first] + [
+        Step(passage.matrix, passage.offset, _activation(stage, passage))
+        for stage, passage in zip(inner[1:], passages[1:], strict=True)
+    ]
+    stages = [PlannedStage(w, p.through) for w, p in zip(widened, passages, strict=True)]
+    if merges:
+        last = widen_last(block.stages[-1].linear, merge, merge_taps, bias, widened[-1].layout)
+        stages.append(PlannedStage(last, (None,) * len(block.stages[-1].through)))
+        scale = _trailing_scale(block.stages[-1])
+        steps.append(Step(merge.sum(axis=2) * scale[:, None], bias * scale, None))
+    else:
+        everything = np.eye(block.skip.taps.shape[0])[:, kept]
+        steps.append(Step(everything @ decode, np.zeros(len(everything)), None))
+    used = [carriage for passage in passages for carriage in passage.through if carriage]
     exactness = Exactness.EXACT
     for carriage in used:
         exactness = exactness.weakest(carriage.exactness)
@@ -199,141 +230,209 @@ def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], fo
         block.name,
     )
     return Plan(
-        layers=tuple(layers),
+        stages=tuple(stages),
         place=place,
         carriers=tuple(carriage.carrier for carriage in used),
         exactness=exactness,
-        facts=tuple(facts),
+        facts=_facts(block, passages, stages),
         proof=proof,
         multiply_adds=sum(
-            stage.positions * int(layer.linear.weight.size)
-            for stage, layer in zip(block.stages, layers, strict=True)
+            stage.positions * int(one.widened.linear.weight.size)
+            for stage, one in zip(block.stages, stages, strict=True)
         ),
-        parameters=sum(layer.linear.weight.size + layer.linear.bias.size for layer in layers),
+        parameters=sum(
+            one.widened.linear.weight.size + one.widened.linear.bias.size for one in stages
+        ),
     )
 
 
-def _with_zero(content: Content) -> Content:
-    """The content where it may also be read beyond its border."""
-    return Content(
-        np.minimum(content.low, 0.0),
-        np.maximum(content.high, 0.0),
-        f"{content.because}, and is 0 beyond its border",
-    )
-
-
-def _site(stage: Stage) -> ActivationSite | None:
-    if stage.activation is None:
-        return None
-    return read_activation(stage.activation, len(stage.size_out), stage.linear.outputs)
-
-
-def _label(site: ActivationSite) -> str:
-    return node_label(site.node)
+def _content(block: ResidualBlock, place: Place) -> tuple[Array, Content]:
+    """What is reserved: the channels of x that the skip reads, or those of s(x) that are not 0."""
+    if block.branch_at is not None:
+        kept = np.setdiff1d(np.arange(block.skip.taps.shape[0]), block.branch_at)
+        return kept, block.skipped.take(kept)
+    kept = block.skip.read_channels if place == "last" else block.skip.made_channels
+    if not len(kept):
+        raise Refused("skip-not-linear", "the skip path does not depend on its fork")
+    if place == "first":
+        return kept, block.skipped.take(kept)
+    fork = block.fork.take(kept)
+    return kept, fork.with_zero() if block.skip.padded else fork
 
 
 # --- carry ---------------------------------------------------------------------------------------
 
 
-def _carriage(
-    state: Content,
-    content: Content,
-    decode: Array,
-    decode_offset: Array,
-    site: ActivationSite | None,
-    carriers: Sequence[Carrier],
-) -> Carriage:
-    """How the reserved channels, as they are, get through the next activation.
+def _carry(
+    stages: Sequence[Stage], content: Content, carriers: Sequence[Carrier]
+) -> tuple[list[_Passage], Array, Array]:
+    """Takes the content through the stages.
 
-    `encode` maps the present channels to the next ones: the identity where the activation is the
-    identity on them, else the content is decoded and encoded anew.
+    Returns:
+        One passage per stage, and the map from the reserved channels at the end to the content.
     """
-    same = np.eye(state.channels)
-    still = np.zeros(state.channels)
-    if site is None:
-        return Carriage("plain", same, still, decode, decode_offset, state, Exactness.EXACT, "")
-    kept = Plain().carry(state, site.function)
-    if kept is not None and any(isinstance(carrier, Plain) for carrier in carriers):
-        return Carriage(
-            "plain", same, still, decode, decode_offset, state, Exactness.EXACT, kept.fact
-        )
-    offered = [c for c in (carrier.carry(content, site.function) for carrier in carriers) if c]
+    state, decode, offset = content, np.eye(content.channels), np.zeros(content.channels)
+    passages = []
+    for stage in stages:
+        # `encode` takes the present channels to the next: the content is decoded and encoded anew,
+        # unless the channels can go on as they are
+        encode, shift = np.eye(state.channels), np.zeros(state.channels)
+        through: list[Carriage | None] = []
+        settled = False
+        for one in stage.through:
+            if isinstance(one, Gate):
+                decode = decode / one.level
+                through.append(None)
+                settled = settled or one.level != 1
+                continue
+            found = _in_place(state, one, carriers, anew=state is content and not settled)
+            if found is None and not settled:
+                found = _encoded(content, one, carriers)
+                encode = found.encode @ decode
+                shift = found.encode @ offset + found.encode_offset
+                state, decode, offset = found.after, found.decode, found.decode_offset
+            elif found is None:
+                raise _no_carrier(one, content)
+            settled = True
+            through.append(found)
+        passages.append(_Passage(encode, shift, tuple(through)))
+    return passages, decode, offset
+
+
+def _in_place(
+    state: Content, function: Function, carriers: Sequence[Carrier], anew: bool
+) -> Carriage | None:
+    """A carriage that takes the reserved channels as they are.
+
+    Channels that are encoded already go on by `Plain` whichever carriers were asked for.
+    """
+    shared = function.shared
+    ways = [c for c in carriers if isinstance(c, Plain)]
+    if not anew or not shared.calls:
+        ways = [Plain()]
+    offered = (carrier.carry(state, shared) for carrier in ways)
+    return next((carriage for carriage in offered if carriage is not None), None)
+
+
+def _encoded(content: Content, function: Function, carriers: Sequence[Carrier]) -> Carriage:
+    offered = [c for c in (carrier.carry(content, function.shared) for carrier in carriers) if c]
     if not offered:
-        raise Refused(
-            "no-carrier",
-            f"no carrier is valid for {_label(site)}: x lies in [{content.low.min():.4g}, "
-            f"{content.high.max():.4g}] ({content.because})",
-        )
-    best = min(offered, key=lambda carriage: carriage.channels)
-    return Carriage(
-        best.carrier,
-        best.encode @ decode,
-        best.encode @ decode_offset + best.encode_offset,
-        best.decode,
-        best.decode_offset,
-        best.after,
-        best.exactness,
-        best.fact,
-        best.slope,
+        raise _no_carrier(function, content)
+    return min(offered, key=lambda carriage: carriage.channels)
+
+
+def _no_carrier(function: Function, content: Content) -> Refused:
+    names = " ".join(call.operator for call in function.shared.calls)
+    return Refused(
+        "no-carrier",
+        f"no carrier is valid for {function.label} ({names}): x lies in [{content.low.min():.4g}, "
+        f"{content.high.max():.4g}] ({content.because}); reserve-merge{{carrier=pass-through}} "
+        "would lead it around",
     )
 
 
-def _slopes(site: ActivationSite | None, carriage: Carriage, layout: Layout) -> Array | None:
-    """Slopes of the activation on the widened tensor, where it is to be a PRelu."""
-    if site is None or (carriage.slope is None and site.node.op_type != "PRelu"):
-        return None
-    slopes = np.ones(len(layout.old) + len(layout.reserved))
-    slopes[layout.old] = site.slopes
-    return slopes
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    """What the activations and gates of a stage do to the reserved channels."""
+
+    parts: tuple[Function | float, ...]
+
+    def __call__(self, x: Array) -> Array:
+        for part in self.parts:
+            x = x * part if isinstance(part, float) else part(x)
+        return x
+
+
+def _activation(stage: Stage, passage: _Passage) -> _Chain:
+    parts: list[Function | float] = []
+    for one, carriage in zip(stage.through, passage.through, strict=True):
+        if isinstance(one, Gate):
+            parts.append(one.level)
+        elif carriage is not None and carriage.form == "same":
+            parts.append(one.shared)
+    return _Chain(tuple(parts))
 
 
 # --- reserve and merge ---------------------------------------------------------------------------
 
 
-def _reserve(
-    block: ResidualBlock, place: Place, linear: Linear, carriage: Carriage
-) -> tuple[Array, Array, Taps]:
-    """What the first operator reserves: matrix [R, K, taps], offset [R], and the taps.
+def _reserve(block: ResidualBlock, place: Place, kept: Array, encode: Array) -> tuple[Array, Taps]:
+    """What the first operator reserves: matrix [R, K, taps], and the taps.
 
     Placed last, it reserves x itself, read where the skip reads it (a Dirac); placed first, the
     skip's own map, tap by tap.
     """
-    skip = block.skip
-    if place == "last" and skip.is_pointwise:
-        taps = _taps_at(linear, [skip.start])
-        return carriage.encode[:, :, None], carriage.encode_offset, taps
+    skip, linear = block.skip, block.stages[0].linear
     if place == "last":
-        taps = _taps_at(linear, [(0,) * len(linear.kernel)])
-        return carriage.encode[:, :, None], carriage.encode_offset, taps
-    positions = [
-        tuple(a + i * d for a, i, d in zip(skip.start, index, skip.dilations, strict=True))
-        for index in _indices(skip)
-    ]
-    taps = _taps_at(linear, positions)
-    flat = skip.taps.reshape(*skip.taps.shape[:2], -1)
-    matrix = np.tensordot(carriage.encode, flat, axes=1)
-    return matrix, carriage.encode @ skip.bias + carriage.encode_offset, taps
+        dirac = np.zeros((len(encode), skip.taps.shape[1], 1))
+        dirac[:, kept, 0] = encode
+        start = skip.start if skip.is_pointwise else (0,) * len(linear.kernel)
+        return dirac, _taps_at(linear, [start])
+    flat = skip.taps[kept].reshape(len(kept), skip.taps.shape[1], -1)
+    return np.tensordot(encode, flat, axes=1), _taps_at(linear, _positions(skip))
 
 
 def _merge(
-    block: ResidualBlock, place: Place, last: Stage, decode: Array, decode_offset: Array
+    block: ResidualBlock, place: Place, kept: Array, decode: Array, decode_offset: Array
 ) -> tuple[Array, Taps, Array]:
-    """What the last operator adds: matrix [M, R, taps], the taps, and its addition to the bias."""
-    skip = block.skip
-    here = (0,) * len(last.linear.kernel)
-    if place == "first":
-        return decode[:, :, None], (_copy_tap(last),), decode_offset
-    if skip.is_pointwise:
-        matrix = skip.matrix @ decode
-        return matrix[:, :, None], (_copy_tap(last),), skip.matrix @ decode_offset + skip.bias
+    """What the last operator adds: matrix [M, R, taps], the taps, and its addition to the bias.
+
+    A scale behind the last operator is divided out: `a (W h + s / a) = a W h + s`.
+    """
+    skip, last = block.skip, block.stages[-1]
+    scale = _trailing_scale(last)
+    if place == "first" or skip.is_pointwise:
+        whole = np.eye(len(skip.taps))[:, kept] if place == "first" else skip.matrix[:, kept]
+        bias = whole @ decode_offset + (0 if place == "first" else skip.bias)
+        matrix = (whole @ decode)[:, :, None]
+        return matrix / scale[:, None, None], (_copy_tap(last),), bias / scale
     _check_spatial_merge(block, decode_offset)
-    positions = [
-        tuple(a + i * d for a, i, d in zip(skip.start, index, skip.dilations, strict=True))
-        for index in _indices(skip)
-    ]
-    flat = skip.taps.reshape(*skip.taps.shape[:2], -1)
+    flat = skip.taps[:, kept].reshape(len(skip.taps), len(kept), -1)
     matrix = np.einsum("mkt,kr->mrt", flat, decode)
-    return matrix, _taps_at(last.linear, positions or [here]), skip.bias
+    taps = _taps_at(last.linear, _positions(skip))
+    return matrix / scale[:, None, None], taps, skip.bias / scale
+
+
+def _trailing_scale(last: Stage) -> Array:
+    """The scale, per channel, that stands between the last operator and the join."""
+    scale = np.ones(last.linear.outputs)
+    for one in last.through:
+        affine = one.affine() if isinstance(one, Function) else None
+        if affine is None:
+            raise Refused(
+                "activation-before-join",
+                f"{one.label} stands between the last linear layer and the join, so no layer can "
+                "merge the tensor",
+            )
+        scale = scale * affine[0]
+    if not scale.all():
+        raise Refused("activation-before-join", "the branch is scaled by 0 before the join")
+    return scale
+
+
+def _concatenated(block: ResidualBlock, kept: Array, decode: Array, decode_offset: Array) -> Layout:
+    """The layout in which the channels of branch and skip are those of the concatenation.
+
+    Raises:
+        Refused: the reserved channels at the end are encoded, and nothing decodes them.
+    """
+    if decode_offset.any() or not np.array_equal(decode, np.eye(len(kept))):
+        raise Refused(
+            "concat-join",
+            "the reserved channels arrive encoded at the concatenation, and no layer decodes them",
+        )
+    assert block.branch_at is not None
+    return Layout(block.branch_at, kept, block.skip.taps.shape[0])
+
+
+def _layouts(
+    stages: Sequence[Stage], passages: Sequence[_Passage], last: Layout | None
+) -> list[Layout | None]:
+    """Where the channels must lie behind each stage, from the last one back."""
+    layouts = [last]
+    for stage, passage in zip(stages[:0:-1], passages[:0:-1], strict=True):
+        layouts.append(wanted_by(stage.linear, passage.matrix, layouts[-1]))
+    return layouts[::-1]
 
 
 def _check_spatial_merge(block: ResidualBlock, decode_offset: Array) -> None:
@@ -348,8 +447,12 @@ def _check_spatial_merge(block: ResidualBlock, decode_offset: Array) -> None:
         raise Refused("padded-border", "a shifted tensor would be wrong at the padded border")
 
 
-def _indices(skip: LinearMap) -> Iterator[tuple[int, ...]]:
-    return itertools.product(*map(range, skip.taps.shape[2:]))
+def _positions(skip: LinearMap) -> list[tuple[int, ...]]:
+    """The input positions that the taps of a map read, for output 0."""
+    return [
+        tuple(a + i * d for a, i, d in zip(skip.start, index, skip.dilations, strict=True))
+        for index in itertools.product(*map(range, skip.taps.shape[2:]))
+    ]
 
 
 def _taps_at(linear: Linear, positions: Sequence[tuple[int, ...]]) -> Taps:
@@ -375,3 +478,30 @@ def _copy_tap(stage: Stage) -> tuple[int, ...]:
             "tap-reads-padding", f"the tap of {stage.linear.label} that copies would read padding"
         )
     return tap
+
+
+# --- what is said of it --------------------------------------------------------------------------
+
+
+def _facts(
+    block: ResidualBlock, passages: Sequence[_Passage], stages: Sequence[PlannedStage]
+) -> tuple[str, ...]:
+    facts = []
+    for stage, passage in zip(block.stages, passages, strict=False):
+        for one, carriage in zip(stage.through, passage.through, strict=True):
+            if carriage is not None:
+                facts.append(f"{one.label}: {carriage.carrier}, {carriage.fact}")
+            elif isinstance(one, Gate):
+                facts.append(
+                    f"{one.label}: a bias of {one.bias:g} makes the gate {one.level:g} on the "
+                    "reserved channels"
+                )
+    spent: Counter[str] = Counter()
+    for stage, new in zip(block.stages, stages, strict=True):
+        extra = new.widened.linear.weight.size - stage.linear.weight.size
+        spent[new.widened.form] += stage.positions * int(extra)
+    costs = ", ".join(f"{form} {si(count)}" for form, count in spent.items())
+    facts.append(f"multiply-adds of the reserved channels by form: {costs}")
+    if any(not one.widened.form.endswith(("depthwise", "grouped")) for one in stages):
+        facts.append("an infinite or NaN input reaches channels that it did not reach before")
+    return tuple(facts)

@@ -119,10 +119,13 @@ def test_inverted_residual(act: str, stride_pads: tuple[int, ...]) -> None:
     assert fate.rewrite.exactness is exact
 
 
-def test_relu6_with_unbounded_input_is_refused_not_made_a_prelu() -> None:
+def test_relu6_with_unbounded_input_becomes_max_and_min_not_a_prelu() -> None:
     """A PRelu in place of ReLU6 would lose the clip."""
-    reason = refused(basic_block(act="relu6", before="none"), "no-carrier")
-    assert "no carrier is valid" in reason
+    outcome = removed(basic_block(act="relu6", before="none"))
+    operators = [node.op_type for node in outcome.model.graph]
+    assert "PRelu" not in operators
+    assert operators.count("Max") == operators.count("Min") == 1
+    assert "carried by max-min" in outcome.fates[0].reason
 
 
 def test_relu6_block_behind_relu6_carries_plainly() -> None:
@@ -151,11 +154,15 @@ def test_grouped_middle_convolution() -> None:
     assert 12 in {n.attributes.get_int("group", 1) for n in outcome.model.graph}
 
 
-def test_grouped_last_convolution_is_refused() -> None:
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("act", ["Relu", "HardSwish"])
+def test_grouped_last_convolution_gets_the_channels_of_its_groups(groups: int, act: str) -> None:
     net = Net()
-    x = net.act(net.conv("x", 3, 4, 1), "Relu")
-    h = net.conv(net.act(net.conv(x, 4, 4, 1), "Relu"), 4, 4, 3, group=4)
-    refused(net.model(net.op("Add", h, x), (1, 3, 8, 8)), "grouped-branch")
+    x = net.act(net.conv("x", 3, 4, 1), "Relu" if act == "Relu" else "none")
+    h = net.conv(net.act(net.conv(x, 4, 4, 1), act), 4, 4, 3, group=groups)
+    outcome = removed(net.model(net.op("Add", h, x), (1, 3, 8, 8)))
+    (last,) = [n for n in outcome.model.graph if n.attributes.get_int("group", 1) == groups]
+    assert last.inputs[1].shape[1] == 4 // groups * (2 if act == "Relu" else 3)
 
 
 @pytest.mark.parametrize("axes", [1, 3])

@@ -60,9 +60,9 @@ BRANCHES: dict[str, tuple[str, Callable[[Net, str], str]]] = {
         ),
     ),
     "activation last": ("activation-before-join", lambda n, x: n.act(plain(n, x), "Relu")),
-    "two activations": (
-        "two-activations",
-        lambda n, x: n.conv(n.act(n.act(n.conv(x, 4, 4), "Relu"), "leaky"), 4, 4),
+    "activation before the join": (
+        "activation-before-join",
+        lambda n, x: n.act(plain(n, x), "Relu"),
     ),
     "pre-activation": (
         "pre-activation",
@@ -70,7 +70,7 @@ BRANCHES: dict[str, tuple[str, Callable[[Net, str], str]]] = {
     ),
     "single convolution": ("linear-branch", lambda n, x: n.conv(x, 4, 4)),
     "sigmoid": ("no-carrier", lambda n, x: n.conv(n.act(n.conv(x, 4, 4), "Sigmoid"), 4, 4)),
-    "unknown operator": ("branch-not-a-chain", lambda n, x: n.op("Neg", plain(n, x))),
+    "unknown operator": ("branch-not-a-chain", lambda n, x: n.op("Cos", plain(n, x))),
     "runtime weights": (
         "runtime-weights",
         lambda n, x: n.op(
@@ -289,7 +289,7 @@ def test_concat_with_zeros_before_and_after() -> None:
 def test_many_paths() -> None:
     net = Net()
     x = net.act(net.conv("x", 3, 4, 1), "Relu")
-    y = net.op("Sum", plain(net, x), x, net.conv(x, 4, 4, 1))
+    y = net.op("Sum", plain(net, x), x, net.conv(x, 4, 4, 3))
     refused(net.model(y, (1, 3, 6, 6)), "many-paths")
 
 
@@ -334,5 +334,10 @@ def test_form_grouped_is_refused_where_it_does_not_fit() -> None:
     removed(model)
 
 
-def test_norm_that_could_not_be_folded() -> None:
-    refused(basic_block(norm=True), "norm-not-folded", "reserve-merge{when=possible}")
+def test_norm_in_training_mode() -> None:
+    proto = basic_block(norm=True)
+    for node in proto.graph.node:
+        if node.op_type == "BatchNormalization":
+            node.attribute.append(onnx.helper.make_attribute("training_mode", 1))
+            break
+    refused(proto, "norm-not-folded", "reserve-merge{when=possible}")
