@@ -374,8 +374,8 @@ class NewLinear:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """The nodes made from a `NewLinear`, and the tensor names of its weights (a MatMul whose bias is
-    zero has none).
+    """The nodes made from a `NewLinear`, and the tensor names of its weights (a MatMul whose bias
+    is zero has none).
     """
 
     nodes: tuple[onnx_ir.Node, ...]
