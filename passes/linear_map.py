@@ -206,7 +206,9 @@ def read(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable, axis: in
 def lineage(value: onnx_ir.Value) -> Iterator[onnx_ir.Value]:
     """`value`, and the tensors of which it may be a linear map, nearest first."""
     yield value
-    while (node := value.producer()) is not None and node.op_type in _STEPS:
+    while (node := value.producer()) is not None:
+        if node.op_type not in _STEPS or node.domain not in ("", "ai.onnx"):
+            return
         try:
             value = _source(node)
         except Refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -59,6 +60,12 @@ class ReserveMerge:
 
     def run(self, model: Model, context: Context) -> PassResult:
         """Goes through the skips, inner ones first, and removes or refuses each."""
+        return self.run_on(model, context, lambda block: True)
+
+    def run_on(
+        self, model: Model, context: Context, wanted: Callable[[ResidualBlock], bool]
+    ) -> PassResult:
+        """As `run`, but passes over the blocks that are not wanted."""
         skips = model.analyses.get(Skips())
         fresh: dict[str, TensorInfo] = {}
         work = _Work(
@@ -77,16 +84,18 @@ class ReserveMerge:
             region = Region(skip.name, (skip.join,))
             try:
                 found = work.block(skip)
-                chosen = plan(found.block, self._carriers(), self.form)
-                before, after = work.costs(found, chosen)
-                verdict = context.cost.judge(before, after, context.target)
-                if self.when == "worth" and not verdict:
-                    refusals.append(
-                        Refusal(self.name, region, verdict.reason, "not-worth-it", by_choice=True)
-                    )
+                if not wanted(found.block):
                     continue
+                chosen = plan(found.block, self._carriers(), self.form)
             except Refused as reason:
                 refusals.append(Refusal(self.name, region, str(reason), reason.code))
+                continue
+            before, after = work.costs(found, chosen)
+            verdict = context.cost.judge(before, after, context.target)
+            if self.when == "worth" and not verdict:
+                refusals.append(
+                    Refusal(self.name, region, verdict.reason, "not-worth-it", by_choice=True)
+                )
                 continue
             nodes = tuple(stage.linear.label for stage in found.block.stages)
             claims += [*work.apply(found, chosen), chosen.proof]
