@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphopt.cli import compare, inspect, optimize, passes
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, PipelineError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in a shell."""
@@ -74,11 +74,30 @@ def _add_plugin_commands(arguments: list[str]) -> None:
         if name in own:
             continue
         try:
-            app.command(name)(plugin.load())
+            app.command(name)(_function(name, plugin.load()))
         except GraphoptError as error:
-            if name in arguments:
+            if name == next((word for word in arguments if not word.startswith("-")), None):
                 raise
             print(f"graphopt: {error}", file=sys.stderr)
+
+
+def _function(name: str, loaded: Any) -> Any:
+    """`loaded`, if typer can make a subcommand of it; it looks only when all of them are there.
+
+    Raises:
+        PipelineError: it cannot.
+    """
+    alone = typer.Typer()
+    try:
+        alone.command(name)(loaded)
+        typer.main.get_command(alone)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise PipelineError(
+            f"the plug-in '{name}' is no subcommand ({type(error).__name__}: {text}): install its "
+            "package again, or remove it."
+        ) from error
+    return loaded
 
 
 def _leave(sentence: str, code: int, debug: bool) -> None:

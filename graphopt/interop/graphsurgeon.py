@@ -165,6 +165,7 @@ def _merge(now: Message, untouched: Message, original: Message) -> None:
         return
     if isinstance(now, onnx.NodeProto) and _operator(now) != _operator(untouched):
         return
+    given = {info.name for info in now.input} if isinstance(now, onnx.GraphProto) else set()
     for field in now.DESCRIPTOR.fields:
         name = field.name
         old, new, was = (getattr(message, name) for message in (untouched, now, original))
@@ -186,7 +187,7 @@ def _merge(now: Message, untouched: Message, original: Message) -> None:
         elif field.message_type is not None and now.HasField(name) and original.HasField(name):
             _merge(new, old, was)
     if isinstance(now, onnx.GraphProto) and isinstance(original, onnx.GraphProto):
-        _prune(now, original)
+        _prune(now, original, given)
 
 
 def _operator(node: Message) -> tuple[str, str]:
@@ -293,14 +294,16 @@ class _Index:
         return next(i for i, other in enumerate(self._messages) if other is message)
 
 
-def _prune(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
-    """Removes what speaks of tensors that are gone, and inputs that were weights."""
+def _prune(graph: onnx.GraphProto, original: onnx.GraphProto, given: set[str]) -> None:
+    """Removes what speaks of tensors that are gone, and inputs that were weights (but not those of
+    `given`, which the edited graph has as inputs).
+    """
     weights = _weights(graph)
     was_weight = _weights(original)
     made = {name for node in graph.node for name in node.output}
     for tensor in [t for t in graph.initializer if t.name in made]:
         graph.initializer.remove(tensor)
-    for info in [i for i in graph.input if i.name in was_weight - weights]:
+    for info in [i for i in graph.input if i.name in was_weight - weights - given]:
         graph.input.remove(info)
     gone = _defined(original) - _defined(graph)
     for info in [i for i in graph.value_info if i.name in gone]:

@@ -94,9 +94,10 @@ def _add_graph(
         _add(digest, "node", node.domain, node.op_type, node.overload, *read)
         for name, attribute in sorted(node.attributes.items()):
             _add_attribute(digest, name, attribute, scope)
-        for value in node.outputs:
-            scope.define(value)
-            _add(digest, "made", bool(value.name))
+        for place, value in enumerate(node.outputs):
+            if value.name:  # what is left out at the end may be written or not
+                scope.define(value)
+                _add(digest, "made", place)
     for value in graph.outputs:
         _add(digest, "output", value.name if named else "", scope.read(value))
 
@@ -130,8 +131,9 @@ def tensor_hash(tensor: onnx_ir.TensorProtocol) -> str:
     """
     digest = hashlib.sha256(f"{tensor.dtype}{tensor.shape}".encode())
     if tensor.dtype == onnx_ir.DataType.STRING:
-        for text in tensor.string_data():  # type: ignore[attr-defined]
-            digest.update(len(text).to_bytes(8, "little") + text)
+        for text in getattr(tensor, "string_data", tensor.numpy().reshape(-1).tolist)():
+            data = text.encode() if isinstance(text, str) else text
+            digest.update(len(data).to_bytes(8, "little") + data)
     elif isinstance(tensor, onnx_ir.ExternalTensor):
         tensor.tofile(_Sink(digest))
     else:

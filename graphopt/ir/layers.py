@@ -84,7 +84,8 @@ class Layer:
         kind: what it is.
         operators: ONNX operator types of its nodes, in order of execution.
         nodes: labels of these nodes.
-        inputs: names of the activation tensors it reads, in order, constants left out.
+        inputs: names of the activation tensors it reads, in order, constants left out; after its
+            own those that only its subgraphs read.
         outputs: names of the activation tensors it makes for others.
         output: element type and shape of the first output.
         parameters: number of weight elements.
@@ -201,35 +202,31 @@ def data_tensors(model: Model) -> frozenset[str]:
             continue
         reads = any(value is not None and value.name in data for value in node.inputs)
         if not reads:
-            reads = node.op_type in _RANDOM or _subgraphs_read(node, data)
+            reads = node.op_type in _RANDOM or not data.isdisjoint(_read_inside(node))
         if reads:
             data.update(value.name for value in node.outputs if value.name)
     return frozenset(data)
 
 
-def _subgraphs_read(node: onnx_ir.Node, data: set[str]) -> bool:
-    graphs = [
-        graph
-        for attribute in node.attributes.values()
-        if not attribute.is_ref()
-        for graph in (
-            (attribute.value,)
-            if attribute.type == onnx_ir.AttributeType.GRAPH
-            else attribute.value
-            if attribute.type == onnx_ir.AttributeType.GRAPHS
-            else ()
-        )
-    ]
-    return any(
-        value is not None and value.name in data
-        for graph in graphs
-        for inner in graph.all_nodes()
-        for value in inner.inputs
-    )
+def _read_inside(node: onnx_ir.Node) -> Iterator[str]:
+    """Names of the tensors that the nodes in its subgraphs read, those of the outside included."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        graphs: tuple[onnx_ir.Graph, ...] = ()
+        if attribute.type == onnx_ir.AttributeType.GRAPH:
+            graphs = (attribute.as_graph(),)
+        elif attribute.type == onnx_ir.AttributeType.GRAPHS:
+            graphs = tuple(attribute.as_graphs())
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                yield from (v.name for v in inner.inputs if v is not None and v.name)
 
 
 def _layer(node: onnx_ir.Node, data: frozenset[str], shapes: ShapeTable) -> Layer:
     inputs = tuple(v.name for v in node.inputs if v is not None and v.name in data and v.name)
+    inside = (name for name in _read_inside(node) if name in data and name not in inputs)
+    inputs += tuple(dict.fromkeys(inside))
     kind = _BY_OPERATOR.get(node.op_type, LayerKind.OTHER)
     if node.op_type in ("Add", "Sub", "Mul", "Div", "Sum", "Pow") and len(inputs) == 1:
         kind = LayerKind.SCALE if node.op_type != "Pow" else LayerKind.OTHER
@@ -275,12 +272,9 @@ def _multiply_adds(node: onnx_ir.Node, shapes: ShapeTable) -> int:
         case "ConvTranspose":
             weight = info(1).static()
             return (info(0).elements() or 0) * math.prod(weight[1:]) if weight else 0
-        case "Gemm":
+        case "Gemm" | "MatMul" | "MatMulInteger" | "FusedMatMul" | "QLinearMatMul":
             shape = info(0).shape
-            depth = shape[0 if node.attributes.get_int("transA", 0) else -1] if shape else None
-        case "MatMul" | "MatMulInteger" | "FusedMatMul" | "QLinearMatMul":
-            shape = info(0).shape
-            depth = shape[-1] if shape else None
+            depth = shape[-2 if node.attributes.get_int("transA", 0) else -1] if shape else None
         case _:
             return 0
     return output * depth if isinstance(depth, int) else 0

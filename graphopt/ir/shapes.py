@@ -123,18 +123,35 @@ class Shapes:
         copy = model.ir.clone()
         for value in [v for v in copy.graph.inputs if v.name in copy.graph.initializers]:
             copy.graph.inputs.remove(value)  # so that shape arithmetic on them can be folded
+        for value in copy.graph.initializers.values():  # value_info may know less of them
+            if value.const_value is not None:
+                value.shape = onnx_ir.Shape(value.const_value.shape.numpy())
         for node in copy.graph:  # one domain without an import would stop the inference of all
             copy.graph.opset_imports.setdefault(node.domain, 1)
+        given = frozenset(
+            dim.value
+            for value in copy.graph.inputs
+            for dim in value.shape or ()
+            if not isinstance(dim, int)
+        )
         _infer(copy)
         table = _table(copy)
-        if any(info.elements() is None for info in table.values()):
+        if any(_open(info, given) for info in table.values()):
             _fold(copy)
             _infer(copy)
-            folded = _table(copy)
-            for name, info in table.items():
-                if info.elements() is None and name in folded:
-                    table[name] = folded[name]
+            for name, info in _table(copy).items():
+                if name in table and _open(info, given) < _open(table[name], given):
+                    table[name] = info
         return ShapeTable(table)
+
+
+def _open(info: TensorInfo, given: frozenset[str | None]) -> float:
+    """How many sizes are not known. ONNX's inference names some of them ("unk__0"); a name that no
+    input has tells nothing.
+    """
+    if info.shape is None:
+        return math.inf
+    return sum(not isinstance(dim, int) and (not dim or dim not in given) for dim in info.shape)
 
 
 def _infer(model: onnx_ir.Model) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from graphopt.cli.main import main
+from graphopt.cli.main import app, main
 from tests.support.models import residual_net
 
 
@@ -46,3 +46,13 @@ def model(tmp_path: Path) -> Path:
     folder.mkdir()
     onnx.save(residual_net(), folder / "net.onnx")
     return folder / "net.onnx"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on `sys.path` for packages whose subcommands are forgotten after the test."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+    return folder

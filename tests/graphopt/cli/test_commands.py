@@ -19,6 +19,7 @@ from tests.support.models import (
     weight_named,
     with_weight,
 )
+from tests.support.packages import package
 
 
 @pytest.fixture
@@ -181,3 +182,28 @@ def test_the_values_that_passes_shows_can_be_written(run: Run) -> None:
             for value in others:
                 text = f"{one['name']}{{{option['name']}={value}}}"
                 assert str(Pipeline.parse(text)) == text
+
+
+# Subcommands of plug-ins -----------------------------------------------------------------------
+
+GREET = """
+def greet(name: str, loud: bool = False) -> None:
+    'Say hello.'
+    print(('HELLO ' if loud else 'hello ') + name)
+"""
+
+
+def test_a_subcommand_of_a_plugin(run: Run, site: Path) -> None:
+    package(site, "greeter", GREET, commands="hi = greeter:greet")
+    assert run("hi", "you", "--loud").out == "HELLO you\n"
+    assert run("hi", "you").out == "hello you\n"  # a second time in one process
+    shown = run("--help").out
+    assert "Say hello." in shown
+    assert "inspect" in shown
+    assert run("hi").code == 2
+
+
+def test_a_plugin_does_not_replace_a_subcommand_of_ours(run: Run, site: Path, model: Path) -> None:
+    package(site, "thief", GREET, commands="inspect = thief:greet\nhello = thief:greet")
+    assert json.loads(run("inspect", model, "--json").out)["model"]["nodes"] == 15
+    assert run("hello", "you").out == "hello you\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from onnx import helper
 
 from tests.graphopt.cli.conftest import Run
 from tests.support.models import matrices, plain_model, residual_mlp, residual_net
-from tests.support.packages import one_line
+from tests.support.packages import one_line, package
 from tests.support.passes import Explode, NegateOutput, install
 
 
@@ -395,3 +396,75 @@ def test_a_model_that_no_runtime_takes_is_still_optimized(run: Run, tmp_path: Pa
     left = run("optimize", path)
     assert left.code == 0
     assert "Traceback" not in left.err
+
+
+# Subcommands of plug-ins that are broken -------------------------------------------------------
+
+
+def test_a_broken_subcommand_stands_in_nobodys_way(run: Run, site: Path, model: Path) -> None:
+    package(site, "shards", "1 / 0", commands="shatter = shards:run")
+    fine = run("inspect", model, "--json")
+    assert fine.code == 0
+    assert json.loads(fine.out)
+    sentence = "the plug-in 'shatter' (shards:run) cannot be loaded: ZeroDivisionError"
+    assert sentence in one_line(fine.err)
+    assert "Usage: graphopt" in run("--help").out
+
+    broken = run("shatter", model)
+    assert (broken.code, broken.out) == (2, "")
+    assert sentence in one_line(broken.err)
+    assert "Traceback" in run("--debug", "shatter").err
+
+
+def test_the_name_of_a_broken_subcommand_is_a_word_like_any_other(
+    run: Run, site: Path, model: Path
+) -> None:
+    package(site, "shards2", "1 / 0", commands="cpu = shards2:run")
+    left = run("inspect", model, "--target", "cpu", "--json")
+    assert left.code == 0
+    assert json.loads(left.out)
+    assert "the plug-in 'cpu'" in one_line(left.err)
+
+
+@pytest.mark.parametrize("source", ["run = 3", "def run(what: int | str): ..."])
+def test_a_subcommand_that_is_none(run: Run, site: Path, model: Path, source: str) -> None:
+    name = f"nothing{len(source)}"
+    package(site, name, source, commands=f"nothing = {name}:run")
+    fine = run("inspect", model, "--json")
+    assert fine.code == 0
+    assert "the plug-in 'nothing'" in one_line(fine.err)
+    assert run("nothing").code == 2
+
+
+def test_a_subcommand_in_a_package_of_ours_that_is_hidden(
+    run: Run, site: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's folder `training_hooks` is found before ours."""
+    package(site, "training_hooks", "1 / 0", commands="train = training_hooks:run")
+    monkeypatch.delitem(sys.modules, "training_hooks", raising=False)
+    hidden = f"{site / 'training_hooks.py'} hides graphopt's own package 'training_hooks'"
+    fine = run("inspect", model, "--json")
+    assert fine.code == 0
+    assert hidden in one_line(fine.err)
+    left = run("train")
+    assert (left.code, left.out) == (2, "")
+    assert hidden in one_line(left.err)
+
+
+# Ctrl-C ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["graphopt.plugins.commands", "graphopt.optimize.cost_model"])
+def test_interrupted(run: Run, model: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the plug-ins are looked for, and at work (where typer catches it)."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    before = files(model.parent)
+    left = run("optimize", model, "-o", model.parent / "out.onnx")
+    assert left.code == 130
+    assert left.out == ""
+    assert one_line(left.err) == "graphopt: stopped"
+    assert files(model.parent) == before
