@@ -94,8 +94,8 @@ class Linear:
 
     @property
     def is_conv(self) -> bool:
-        """Whether it is a convolution."""
-        return self.node.op_type == "Conv"
+        """Whether it is a convolution, or a pool seen as one."""
+        return self.node.op_type == "Conv" or self.is_pool
 
     @property
     def is_pointwise(self) -> bool:
@@ -107,6 +107,11 @@ class Linear:
         """Tensor name of the weight."""
         value = self.node.inputs[1]
         return (value.name if value is not None else None) or ""
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it is an average pool, seen as a depthwise convolution with equal weights."""
+        return self.node.op_type == "AveragePool"
 
     def dense(self) -> Array:
         """The weight without groups: [M, K, *kernel]."""
@@ -153,6 +158,36 @@ class Linear:
         if node.op_type == "Gemm":
             return cls._read_gemm(node, weight, bias)
         return cls._read_conv(node, weight, bias, shape)
+
+    @classmethod
+    def of_pool(cls, node: onnx_ir.Node, shape: tuple[Any, ...] | None) -> Linear:
+        """An average pool as a depthwise convolution; `shape` is that of its input.
+
+        Raises:
+            NotLinear: it pads, or averages over windows that are cut off.
+        """
+        channels = shape[1] if shape is not None and len(shape) > 1 else None
+        attributes = node.attributes
+        kernel = tuple(attributes.get_ints("kernel_shape", ()) or ())
+        ones = (1,) * len(kernel)
+        begin, end = _pads(node, kernel, ones, ones, shape)
+        if (
+            not isinstance(channels, int)
+            or any(begin + end)
+            or attributes.get_int("ceil_mode", 0) != 0
+        ):
+            raise NotLinear(f"{node_label(node)} averages over windows of several sizes")
+        weight = np.full((channels, 1, *kernel), 1.0 / math.prod(kernel))
+        return cls(
+            node,
+            weight,
+            np.zeros(channels),
+            group=channels,
+            strides=tuple(attributes.get_ints("strides", ones) or ones),
+            dilations=tuple(attributes.get_ints("dilations", ones) or ones),
+            pads_begin=begin,
+            pads_end=end,
+        )
 
     @classmethod
     def _read_matmul_with_bias(cls, node: onnx_ir.Node) -> Linear:
@@ -368,7 +403,14 @@ class NewLinear:
         dense = ungrouped(self.weight, self.group).astype(dtype)
         new = Map(dense, self.bias.astype(dtype).astype(np.float64))
         return Composed(
-            built.weight, built.bias, new, first, second, self.group, self.like.transposed
+            built.weight,
+            built.bias,
+            new,
+            first,
+            second,
+            self.group,
+            self.like.transposed,
+            self.like.strides,
         )
 
 

@@ -113,3 +113,100 @@ def test_bottleneck_between_expansions_after_reserve_merge() -> None:
     ]
     assert len(pointwise) == 4  # stem, two fused pairs, and the last project with the head
     equal(outcome)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(3, 2), (2, 3), (3, 3), (5, 2)])
+@pytest.mark.parametrize(("s1", "s2"), [(1, 1), (2, 1), (1, 2), (2, 3)])
+def test_two_windows_compose(k1: int, k2: int, s1: int, s2: int) -> None:
+    net = Net()
+    h = net.conv("x", 3, 4, k1, stride=s1, pads=(1, 0, 2, 1))
+    y = net.conv(h, 4, 2, k2, stride=s2, pads=(0, 0, 0, 0))
+    outcome = optimize(net.model(y, ("N", 3, 17, 14)), pipeline=FORCE)
+    (conv,) = outcome.model.graph
+    assert list(conv.inputs[1].shape)[2:] == [k1 + (k2 - 1) * s1] * 2
+    equal(outcome)
+
+
+def test_a_window_that_pads_after_a_window_is_refused() -> None:
+    net = Net()
+    y = net.conv(net.conv("x", 3, 4, 3, bias=False), 4, 2, 3)
+    outcome = optimize(net.model(y, (1, 3, 9, 9)), pipeline=FORCE)
+    assert kinds(outcome) == ["Conv", "Conv"]
+    assert "would have computed something" in outcome.records[0].refusals[0].reason
+
+
+@pytest.mark.parametrize(("k", "p", "fused"), [(3, 2, True), (5, 2, True), (3, 3, True)])
+def test_average_pool_into_the_convolution_before_it(k: int, p: int, fused: bool) -> None:
+    """One strided convolution computes only what is kept: (k + p - 1)^2 / p^2 < k^2 per output."""
+    net = Net()
+    h = net.conv("x", 3, 4, k)
+    y = net.op("AveragePool", h, kernel_shape=[p, p], strides=[p, p])
+    outcome = optimize(net.model(y, ("N", 3, 11, 12)), pipeline="linear-fusion")
+    assert kinds(outcome) == (["Conv"] if fused else ["Conv", "AveragePool"])
+    equal(outcome)
+    cost = outcome.records[0].rewrites[0]
+    assert cost.before is not None
+    assert cost.after is not None
+    assert cost.after.multiply_adds < cost.before.multiply_adds
+
+
+def test_average_pool_with_overlapping_windows_does_not_pay() -> None:
+    net = Net()
+    y = net.op("AveragePool", net.conv("x", 3, 4, 3), kernel_shape=[3, 3])
+    outcome = optimize(net.model(y, (1, 3, 11, 12)), pipeline="linear-fusion")
+    assert kinds(outcome) == ["Conv", "AveragePool"]
+    assert [r.code for r in outcome.records[0].refusals] == ["not-worth-it"]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+        None,
+    ],
+)
+def test_pool_goes_before_a_pointwise_convolution(pool: dict[str, object] | None) -> None:
+    """A classifier of 1x1 convolutions: the mean first, then one product instead of H W."""
+    net = Net()
+    h = net.conv("x", 3, 5, 1)
+    y = net.op("GlobalAveragePool", h) if pool is None else net.op("AveragePool", h, **pool)
+    outcome = optimize(net.model(y, ("N", 3, 7, 8)), pipeline="linear-fusion")
+    assert kinds(outcome) == ["GlobalAveragePool" if pool is None else "AveragePool", "Conv"]
+    equal(outcome)
+    assert outcome.after.total.multiply_adds < outcome.before.total.multiply_adds
+    again = optimize(outcome.model, pipeline="linear-fusion")
+    assert not again.changed
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_counted_padding_keeps_a_biased_convolution_first(bias: bool) -> None:
+    net = Net()
+    h = net.conv("x", 3, 5, 1, bias=bias)
+    y = net.op(
+        "AveragePool",
+        h,
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+        count_include_pad=1,
+    )
+    outcome = optimize(net.model(y, (1, 3, 7, 8)), pipeline="linear-fusion")
+    first = ["Conv", "AveragePool"]
+    assert kinds(outcome) == (first if bias else first[::-1])
+    if not bias:
+        equal(outcome)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_of_matrices_on_tokens(bias: bool) -> None:
+    net = Net()
+    h = "x"
+    for rows, columns in ((6, 5), (5, 4)):
+        h = net.op("MatMul", h, net.const(net.rng.standard_normal((rows, columns))))
+        if bias:
+            h = net.op("Add", net.const(net.rng.standard_normal(columns)), h)
+    outcome = optimize(net.model(h, ("N", 7, 6)), pipeline=FORCE)
+    assert kinds(outcome) == ["MatMul", "Add"] if bias else ["MatMul"]
+    equal(outcome)
