@@ -157,8 +157,8 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One layer as the reserved channels see it: `activation(matrix @ channels + offset)`, where the
-    activation takes an array of shape [channel, sample].
+    """One layer as the reserved channels see it: `activation(matrix @ channels + offset)`, where
+    the activation takes an array of shape [channel, sample].
     """
 
     matrix: Array

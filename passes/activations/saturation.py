@@ -1,4 +1,4 @@
-"""From which point on an activation is the identity: ReLU from 0, HardSwish from 3, Mish from 20.
+"""From which point on an activation is linear: ReLU from 0, HardSwish from 3, Mish from 20.
 
 Beyond a point t each value inside an activation is tracked as `a x + b`, or as "at least so much".
 A smooth function that closes in on its limit counts as having reached it where the relative
@@ -41,9 +41,17 @@ class Beyond:
         return cls(slope, offset, low)
 
 
-def identity_from(function: Function) -> float | None:
-    """The least of `POINTS` from which on the function is the identity, or None."""
-    return next((t for t in POINTS if _is_identity(function, t)), None)
+def line_from(function: Function) -> tuple[float, float] | None:
+    """The least of `POINTS` from which on the function is a multiple of x, and the factor; or None.
+
+    The factor is 1 for an activation by itself; a scale that has gone into the next layer's weights
+    (the 1/2 of GELU) leaves another.
+    """
+    for t in POINTS:
+        last = _beyond_point(function, t)
+        if last is not None and last.slope and last.offset == 0:
+            return t, last.slope
+    return None
 
 
 def limit(function: Function) -> tuple[float, float] | None:
@@ -53,11 +61,6 @@ def limit(function: Function) -> tuple[float, float] | None:
         if last is not None and last.slope == 0:
             return t, last.offset
     return None
-
-
-def _is_identity(function: Function, t: float) -> bool:
-    last = _beyond_point(function, t)
-    return last is not None and last.slope == 1 and last.offset == 0
 
 
 def _beyond_point(function: Function, t: float) -> Beyond | None:

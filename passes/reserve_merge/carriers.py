@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.evidence import Exactness
-from passes.activations import Function, identity_from, split_gain
+from passes.activations import Function, line_from, split_gain
 
 Array = npt.NDArray[np.float64]
 Form = Literal["same", "prelu", "max-min", "pass-through"]
@@ -51,6 +51,13 @@ class Content:
     def take(self, channels: npt.NDArray[Any]) -> Content:
         """Some of the channels."""
         return Content(self.low[channels], self.high[channels], self.because)
+
+    def scaled(self, gain: float) -> Content:
+        """The content times a number."""
+        if gain == 1:
+            return self
+        ends = np.sort(np.stack([self.low * gain, self.high * gain]), axis=0)
+        return Content(ends[0], ends[1], f"it is {gain:g} times what {self.because}")
 
     def with_zero(self) -> Content:
         """The content where it may also be read beyond its border."""
@@ -113,12 +120,14 @@ class Carrier(Protocol):
         serves: the activations it is for, as a reader would say it.
         needs: its precondition.
         exactness: of what it does.
+        leaves_as_is: whether the channels go in and come out as the content itself.
     """
 
     name: ClassVar[str]
     serves: ClassVar[str]
     needs: ClassVar[str]
     exactness: ClassVar[Exactness]
+    leaves_as_is: ClassVar[bool]
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """The carriage, or None where the precondition does not hold."""
@@ -151,25 +160,37 @@ class Plain:
         "x beyond that point (0 for ReLU, LeakyReLU and ELU, 3 for HardSwish), or within the clip's bounds, proved by `ranges`; nothing for constants per channel"  # noqa: E501
     )
     exactness: ClassVar[Exactness] = Exactness.EXACT
+    leaves_as_is: ClassVar[bool] = True
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """Needs the content where the activation is the identity."""
         if not function.calls:
             fact = "its constants per channel are neutral on the reserved ones"
             return Carriage(self.name, *_eye(content), content, self.exactness, fact)
-        bounds, point = clip_bounds(function), identity_from(function)
+        bounds, line = clip_bounds(function), line_from(function)
         if bounds is not None:
             low, high = bounds
             holds = bool((content.low >= low).all() and (content.high <= high).all())
             fact = f"{low:g} <= x <= {high:g} because {content.because}"
-        elif point is not None:
-            holds = bool((content.low >= point).all())
-            fact = f"x >= {point:g} because {content.because}"
-        else:
+            return (
+                Carriage(self.name, *_eye(content), content, self.exactness, fact)
+                if holds
+                else None
+            )
+        if line is None or not (content.low >= line[0]).all():
             return None
-        if not holds:
-            return None
-        return Carriage(self.name, *_eye(content), content, self.exactness, fact)
+        point, gain = line
+        one, zero, _, _ = _eye(content)
+        return Carriage(
+            self.name,
+            one,
+            zero,
+            one / gain,
+            zero,
+            content.scaled(gain),
+            self.exactness,
+            f"x >= {point:g} because {content.because}",
+        )
 
 
 @dataclass(frozen=True)
@@ -182,6 +203,7 @@ class PReluSlope:
         "nothing: the activation becomes a PRelu with slope 1 on the reserved channels"
     )
     exactness: ClassVar[Exactness] = Exactness.EXACT
+    leaves_as_is: ClassVar[bool] = True
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """For ReLU and LeakyReLU; never for Clip, whose bounds a PRelu would lose."""
@@ -201,6 +223,7 @@ class Split:
     )
     needs: ClassVar[str] = "nothing: `f(x) - f(-x) = g x` for every x"
     exactness: ClassVar[Exactness] = Exactness.EXACT
+    leaves_as_is: ClassVar[bool] = False
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """For every activation whose odd part is linear."""
@@ -238,12 +261,14 @@ class Shift:
     )
     needs: ClassVar[str] = "a proved lower bound of x"
     exactness: ClassVar[Exactness] = Exactness.EXACT_IN_RANGE
+    leaves_as_is: ClassVar[bool] = False
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """Needs a proved, finite lower bound."""
-        point = identity_from(function)
-        if point is None:
+        line = line_from(function)
+        if line is None:
             return None
+        point, gain = line
         shift = np.minimum(content.low - point, 0.0)
         if not (shift > -MAX_RANGE).all():
             return None
@@ -254,7 +279,9 @@ class Shift:
             f"it is shifted above {point:g}",
         )
         fact = f"x >= {float(content.low.min()):.4g} because {content.because}"
-        return Carriage(self.name, one, -shift, one, shift, behind, self.exactness, fact)
+        return Carriage(
+            self.name, one, -shift, one / gain, shift, behind.scaled(gain), self.exactness, fact
+        )
 
 
 @dataclass(frozen=True)
@@ -267,6 +294,7 @@ class ScaleIntoClip:
         "a proved range of x: a power of two and a shift bring it within the bounds"
     )
     exactness: ClassVar[Exactness] = Exactness.EXACT_IN_RANGE
+    leaves_as_is: ClassVar[bool] = False
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """Needs finite bounds of the content and of the clip."""
@@ -310,6 +338,7 @@ class MaxMin:
     serves: ClassVar[str] = "Clip"
     needs: ClassVar[str] = "nothing: Max and Min with bounds per channel take its place"
     exactness: ClassVar[Exactness] = Exactness.EXACT
+    leaves_as_is: ClassVar[bool] = True
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """For Clip; ONNX gives it one bound for all channels, Max and Min one for each."""
@@ -330,6 +359,7 @@ class PassThrough:
     serves: ClassVar[str] = "any"
     needs: ClassVar[str] = "to be asked for: it leaves a fork and a join around the activation"
     exactness: ClassVar[Exactness] = Exactness.EXACT
+    leaves_as_is: ClassVar[bool] = True
 
     def carry(self, content: Content, function: Function) -> Carriage | None:
         """For every elementwise function."""

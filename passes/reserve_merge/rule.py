@@ -137,19 +137,28 @@ def plan(block: ResidualBlock, carriers: Sequence[Carrier] = CARRIERS, form: For
     order = list(Exactness)
     plans: list[Plan] = []
     reasons: list[Refused] = []
-    places: tuple[Place, ...] = ("last", "first")
-    if block.branch_at is not None:
-        places = ("first",)
-    elif block.skip.is_identity:
-        places = ("last",)
-    for place in places:
+    for place, allowed in _ways(block, carriers):
         try:
-            plans.append(_plan_at(block, place, carriers, form))
+            plans.append(_plan_at(block, place, allowed, form))
         except Refused as reason:
             reasons.append(reason)
     if not plans:
         raise reasons[0]
     return min(plans, key=lambda p: (p.multiply_adds, order.index(p.exactness)))
+
+
+def _ways(
+    block: ResidualBlock, carriers: Sequence[Carrier]
+) -> list[tuple[Place, Sequence[Carrier]]]:
+    """Where the skip's map may go, and with which carriers.
+
+    A concatenation decodes nothing, so it is also tried with carriers that leave channels as they
+    are all the way.
+    """
+    if block.branch_at is not None:
+        return [("first", carriers), ("first", [c for c in carriers if c.leaves_as_is])]
+    places: tuple[Place, ...] = ("last",) if block.skip.is_identity else ("last", "first")
+    return [(place, carriers) for place in places]
 
 
 def _check_strides(block: ResidualBlock) -> None:
@@ -293,6 +302,8 @@ def _carry(
                 state, decode, offset = found.after, found.decode, found.decode_offset
             elif found is None:
                 raise _no_carrier(one, content)
+            else:
+                state, decode = found.after, decode @ found.decode
             settled = True
             through.append(found)
         passages.append(_Passage(encode, shift, tuple(through)))
