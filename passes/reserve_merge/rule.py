@@ -28,12 +28,19 @@ import numpy as np
 from graphopt.cost import si
 from graphopt.evidence import Exactness
 from graphopt.verify.algebra import CarriedChannels, Step
-from passes.activations import Function
+from passes.activations import Function, line_from
 from passes.linear import Linear
 from passes.linear_map import LinearMap
 from passes.refused import Refused
 from passes.reserve_merge.branch import Stage
-from passes.reserve_merge.carriers import CARRIERS, Carriage, Carrier, Content, Plain
+from passes.reserve_merge.carriers import (
+    CARRIERS,
+    Carriage,
+    Carrier,
+    Content,
+    Plain,
+    clip_bounds,
+)
 from passes.reserve_merge.gates import Gate
 from passes.reserve_merge.widen import (
     Array,
@@ -333,12 +340,21 @@ def _encoded(content: Content, function: Function, carriers: Sequence[Carrier]) 
 
 
 def _no_carrier(function: Function, content: Content) -> Refused:
-    names = " ".join(call.operator for call in function.shared.calls)
+    """Names the bounds where they are what is missing."""
+    shared = function.shared
+    names = " ".join(call.operator for call in shared.calls)
+    low, high = content.low.min(), content.high.max()
+    known = f"proved because {content.because}"
+    if clip_bounds(shared) is not None:
+        why = f"x lies in [{low:.4g}, {high:.4g}], {known}"
+    elif line_from(shared) is not None:
+        why = f"x >= {low:.4g}, {known}"
+    else:
+        why = "it is linear nowhere, and f(x) - f(-x) is no multiple of x"
     return Refused(
         "no-carrier",
-        f"no carrier is valid for {function.label} ({names}): x lies in [{content.low.min():.4g}, "
-        f"{content.high.max():.4g}] ({content.because}); reserve-merge{{carrier=pass-through}} "
-        "would lead it around",
+        f"no carrier is valid for {function.label} ({names}): {why}; "
+        "reserve-merge{carrier=pass-through} would lead it around",
     )
 
 

@@ -63,6 +63,7 @@ def test_plain_is_equivalent_and_idempotent(proto: onnx.ModelProto) -> None:
     again = optimize(outcome.model, preset="plain")
     assert not again.changed
     assert fingerprint(again.model) == fingerprint(outcome.model)
+    assert again.model.evidence == outcome.model.evidence
     first, second = (
         one.model.to_proto().SerializeToString(deterministic=True) for one in (outcome, again)
     )
