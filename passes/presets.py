@@ -1,10 +1,14 @@
 """Named pipelines."""
 
-DEFAULT = "freeze-weights,fold-constants,fold-norm,reserve-merge,linear-fusion,dce"
+_CLEAN = "freeze-weights,fold-constants,sink-transposes,fold-norm"
+_FUSED = f"{_CLEAN},branch-fusion,fold-norm"
+_AFTER = "fold-norm,linear-fusion,dce"
+
+CLEAN = f"{_CLEAN},dce"
+"""Only the housekeeping."""
+
+DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,{_AFTER}"
 """What is exact and not worse on the target."""
 
-PLAIN = "freeze-weights,fold-constants,fold-norm,reserve-merge{when=possible},linear-fusion,dce"
+PLAIN = f"{_FUSED},mobilenet-v1,reserve-merge{{when=possible}},{_AFTER}"
 """Removes every skip that can be removed exactly, whatever it costs."""
-
-CLEAN = "freeze-weights,fold-constants,fold-norm,dce"
-"""Only the housekeeping."""
