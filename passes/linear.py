@@ -160,6 +160,30 @@ class Linear:
         return cls._read_conv(node, weight, bias, shape)
 
     @classmethod
+    def identity(cls, value: onnx_ir.Value, channels: int, axis: int, rank: int) -> Linear:
+        """A pointwise operator, not in the graph, that copies `value`.
+
+        Args:
+            value: a float tensor.
+            channels: number of its channels.
+            axis: their axis.
+            rank: number of its axes.
+        """
+        dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
+        one = np.eye(channels, dtype=dtype)
+        is_conv = axis == 1 and rank > 2
+        tensor = onnx_ir.tensor(
+            one.reshape(channels, channels, *[1] * (rank - 2)) if is_conv else one
+        )
+        weight = onnx_ir.Value(name=f"{value.name}.identity", const_value=tensor)
+        # its input stands for `value`, which must not count it among its readers
+        source = onnx_ir.Value(name=value.name, shape=value.shape, type=value.type)
+        operator = "Conv" if is_conv else "Gemm" if rank == 2 else "MatMul"
+        node = onnx_ir.node(operator, [source, weight], name=f"{value.name}.copy")
+        node.outputs[0].name = value.name
+        return cls.read(node)
+
+    @classmethod
     def of_pool(cls, node: onnx_ir.Node, shape: tuple[Any, ...] | None) -> Linear:
         """An average pool as a depthwise convolution; `shape` is that of its input.
 

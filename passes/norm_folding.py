@@ -213,8 +213,9 @@ def _read(node: onnx_ir.Node, shapes: ShapeTable) -> Linear:
         linear = Linear.read(node, shape)
     except NotLinear as error:
         raise CannotFold("runtime-weights", str(error)) from error
-    weight = linear.weight.astype(np.float64)
-    if weight.size and np.array_equal(weight, np.rint(weight)):
+    weight = linear.weight.astype(np.float64).reshape(linear.outputs, -1)
+    copies = (np.count_nonzero(weight, axis=1) <= 1).all()  # each output copies one input
+    if weight.size and not copies and np.array_equal(weight, np.rint(weight)):
         raise CannotFold(
             "integer-weights", f"{linear.label} has integer weights, which a scale would spoil"
         )

@@ -53,6 +53,7 @@ def read(
     fork: onnx_ir.Value,
     shapes: ShapeTable,
     shared: Collection[onnx_ir.Value] = (),
+    first: Linear | None = None,
 ) -> tuple[Stage, ...]:
     """The stages between `fork` and `value`, in order of execution.
 
@@ -61,6 +62,7 @@ def read(
         fork: where it starts.
         shapes: of the tensors.
         shared: inner tensors that the skip path may read as well.
+        first: a linear operator to start with, where the branch starts with something else.
 
     Raises:
         Refused: the branch is no such chain, or something reads it in the middle.
@@ -86,11 +88,13 @@ def read(
     if not items:
         raise Refused("no-branch", "both inputs of the join are the same tensor")
     if not isinstance(items[0], Linear):
-        raise Refused(
-            "pre-activation",
-            f"{items[0].label} stands before the first linear layer of the branch "
-            "(pre-activation), and none that could reserve the tensor makes its fork",
-        )
+        if first is None:
+            raise Refused(
+                "pre-activation",
+                f"{items[0].label} stands before the first linear layer of the branch, so no layer "
+                "of the branch can reserve the tensor",
+            )
+        items.insert(0, first)
     starts = [i for i, item in enumerate(items) if isinstance(item, Linear)]
     stages = []
     for start, end in zip(starts, [*starts[1:], len(items)], strict=True):
@@ -111,7 +115,7 @@ def channel_axis(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) 
         if node.op_type == "MatMul":
             shape = shapes[here.name or ""].shape
             return len(shape) - 1 if shape is not None else 1
-        if node.op_type in LINEAR:
+        if node.op_type in LINEAR or node.op_type == "Transpose":
             break
         data = [v for v in node.inputs if v is not None and constant(v) is None]
         here = data[0] if data else None

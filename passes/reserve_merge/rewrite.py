@@ -201,12 +201,17 @@ class _Work:
         try:
             stages = branch.read(branched, fork, self.shapes)
         except Refused as reason:
-            maker = self._maker(fork) if reason.code == "pre-activation" else None
-            if maker is None:
+            if reason.code != "pre-activation":
                 raise
-            # the layer that makes the fork is the first one of the branch, and of the skip path too
-            start, shared = maker.source, {fork}
-            stages = branch.read(branched, start, self.shapes, shared)
+            # the layer that makes the fork is the first one of the branch, and of the skip path
+            # too; where no layer makes it, one that copies it does
+            maker = self._maker(fork)
+            if maker is not None:
+                start, shared = maker.source, {fork}
+                stages = branch.read(branched, start, self.shapes, shared)
+            else:
+                copy = self._copy(fork, axis)
+                stages = branch.read(branched, fork, self.shapes, first=copy)
         paths = [linear_map.read(value, start, self.shapes, axis) for value in others]
         self._check_channels(stages, paths, join)
         for value, path in zip(others, paths, strict=True):
@@ -235,6 +240,15 @@ class _Work:
             return Linear.read(node, self.shapes[_name(node.inputs[0])].shape)
         except NotLinear:
             return None
+
+    def _copy(self, fork: onnx_ir.Value, axis: int) -> Linear:
+        info = self.shapes[_name(fork)]
+        channels = info.shape[axis] if info.shape is not None and axis < len(info.shape) else None
+        if info.shape is None or not isinstance(channels, int) or info.dtype not in _FLOATS:
+            raise Refused("unknown-shape", f"the channels of '{fork.name}' are not known")
+        if fork.dtype is None:
+            fork.type = onnx_ir.TensorType(info.dtype)
+        return Linear.identity(fork, channels, axis, len(info.shape))
 
     def _check_broadcast(self, inputs: tuple[onnx_ir.Value, ...]) -> None:
         one = self.shapes[_name(inputs[0])].shape
@@ -280,8 +294,9 @@ class _Work:
     def costs(self, found: _Found, chosen: Plan) -> tuple[Cost, Cost]:
         """Cost of the block with its skip path, before and after."""
         stages = found.block.stages
-        linears = [stage.linear for stage in stages]
-        before_adds = sum(s.positions * int(s.linear.weight.size) for s in stages)
+        present = [stage for stage in stages if stage.linear.node.graph is not None]
+        linears = [stage.linear for stage in present]
+        before_adds = sum(s.positions * int(s.linear.weight.size) for s in present)
         before_parameters = sum(w.weight.size + w.bias.size for w in linears)
         counted = {node for linear in linears for node in linear.nodes}
         for node in found.skip_nodes:
@@ -298,7 +313,7 @@ class _Work:
         ]
         gate_before = sum(int(layer.weight.size) for layer, _ in gates)
         gate_after = gate_before + sum(extra for _, extra in gates)
-        size = linears[0].weight.dtype.itemsize
+        size = stages[0].linear.weight.dtype.itemsize
         before = Cost(
             before_parameters + gate_before,
             (before_parameters + gate_before) * size,
@@ -320,8 +335,9 @@ class _Work:
 
     def _remove(self, found: _Found) -> None:
         """Removes the old branch, and of the old skip path what nothing else reads."""
-        old = [node for stage in found.block.stages for node in stage.nodes]
-        waiting = list(dict.fromkeys([*found.skip_nodes, *old]))
+        old = (node for stage in found.block.stages for node in stage.nodes)
+        there = [node for node in (*found.skip_nodes, *old) if node.graph is not None]
+        waiting = list(dict.fromkeys(there))
         while waiting:
             dead = [
                 n for n in waiting if not any(v.uses() or v.is_graph_output() for v in n.outputs)
@@ -331,6 +347,16 @@ class _Work:
             for node in dead:
                 self.model.graph.remove(node, safe=True)
                 waiting.remove(node)
+
+
+_FLOATS = frozenset(
+    {
+        onnx_ir.DataType.FLOAT,
+        onnx_ir.DataType.DOUBLE,
+        onnx_ir.DataType.FLOAT16,
+        onnx_ir.DataType.BFLOAT16,
+    }
+)
 
 
 def _name(value: onnx_ir.Value | None) -> str:
@@ -442,6 +468,12 @@ def _check_join(skip: Skip, concat: bool) -> None:
         raise Refused("gated-join", "a product of two tensors is not linear in either path")
     if skip.operator not in ("Add", "Sum", "Concat"):
         raise Refused("quantized", f"a {skip.operator} adds quantized integers")
+    if any("Softmax" in path.operators for path in skip.paths):
+        raise Refused(
+            "attention-in-branch",
+            "the branch weighs tokens by each other (attention), and reserved channels would be "
+            "weighed too",
+        )
     if not skip.dominated:
         raise Refused(
             "overlapping", "a path of this skip also depends on something from before its fork"

@@ -65,7 +65,7 @@ BRANCHES: dict[str, tuple[str, Callable[[Net, str], str]]] = {
         lambda n, x: n.act(plain(n, x), "Relu"),
     ),
     "pre-activation": (
-        "pre-activation",
+        "no-carrier",
         lambda n, x: n.conv(n.act(n.conv(n.act(x, "Tanh"), 4, 4), "Relu"), 4, 4),
     ),
     "single convolution": ("linear-branch", lambda n, x: n.conv(x, 4, 4)),
