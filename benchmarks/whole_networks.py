@@ -1,9 +1,9 @@
 """Well-known networks at full size: what becomes of every join, and what it costs.
 
-    python benchmarks/whole_networks.py [NETWORK ...]      (default: all, and ResNet-50 in dense form)
+    python benchmarks/whole_networks.py [NETWORK ...]      (default: all)
 
 Each is built by examples/networks with lively weights, exported, and optimized with the preset
-`plain` (DenseNet and U-Net also with concat=true). Outputs are compared by graphopt. One Markdown
+`plain`, ResNet-50 in the dense form too. Outputs are compared by graphopt. One Markdown
 row each: joins removed, weights, multiply-adds, worst error beside its tolerance, seconds.
 """
 
