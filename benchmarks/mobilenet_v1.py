@@ -81,7 +81,8 @@ def redesigned() -> None:
     v1 = multiply_adds(exported(lively(mobilenet_v1_cifar(), shape=(4, 3, 32, 32)), 32))
     print(f"MobileNetV1 itself: {v1:,} multiply-adds (paper: {si(PAPER_END)})\n")
     print(
-        "| free | before | after | outputs | decision | speed (paper: 1.45x) |\n|---|---|---|---|---|---|"
+        "| free | before | after | outputs | decision | speed (paper: 1.45x) |\n"
+        "|---|---|---|---|---|---|"
     )
     for free in (1, 2, 3, 4, 8):
         module = lively(mobilenet_v2_cifar(free=free), shape=(4, 3, 32, 32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Status(enum.Enum):
     """Nothing tells: no tensor depends on the input, or all drown in rounding noise."""
     NOT_RUN = "not run"
     """No runtime on this machine executes the model."""
+    RETRAIN = "needs retraining"
+    """A pass changed what the model computes, and says so: equal outputs are not to be expected."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,21 @@ def compare(
         if set(inner) != set(probes):
             return _run(before, after, inner, seconds, seed, progress)
     return found
+
+
+def waived(found: Verification, passes: Sequence[str]) -> Verification:
+    """The verdict where `passes` changed on purpose what the model computes: a comparison proves
+    nothing then, but a model that does not run, or has other inputs or outputs, is still wrong.
+    """
+    if found.status is Status.DIFFERENT and not found.errors:
+        return found
+    reason = f"{', '.join(passes)} changed what the model computes"
+    if found.worst is not None:
+        reason += (
+            f" ('{found.worst.tensor}' by up to {found.worst.relative:.2g} of its largest value)"
+        )
+    reason += ", so no comparison proves it: train it again and measure the accuracy"
+    return replace(found, status=Status.RETRAIN, reason=reason)
 
 
 def _common(before: Model, after: Model) -> list[str]:
