@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.networks import NETWORKS, export, lively
 from graphopt.cost import cost_model, si
 from graphopt.ir import Model
-from graphopt.optimize import Fate, Outcome, optimize
+from graphopt.optimizer import Fate, Outcome, optimize
 from graphopt.verify.runtime import OrtRunner
 from training_hooks.architectures.mobilenet import (
     BOTTLENECKS,

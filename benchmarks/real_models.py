@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from graphopt.cost import si
-from graphopt.optimize import Fate, Outcome, optimize
+from graphopt.optimizer import Fate, Outcome, optimize
 
 
 def row(name: str, outcome: Outcome, seconds: float) -> str:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.networks import NETWORKS, export, input_shape, lively
 from graphopt import plugins
 from graphopt.cost import si
-from graphopt.optimize import Fate, Outcome, optimize
+from graphopt.optimizer import Fate, Outcome, optimize
 
 DENSE = {"resnet50"}
 """Networks that are shown in the dense form as well."""

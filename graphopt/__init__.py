@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphopt.errors import GraphoptError
     from graphopt.ir import Model, save
-    from graphopt.optimize import Outcome, optimize
+    from graphopt.optimizer import Outcome, optimize
     from graphopt.pipeline import Pipeline
 
 __version__ = "0.1.0"
@@ -24,9 +24,9 @@ __all__ = ["GraphoptError", "Model", "Outcome", "Pipeline", "optimize", "save"]
 _HOMES = {
     "GraphoptError": "graphopt.errors",
     "Model": "graphopt.ir",
-    "Outcome": "graphopt.optimize",
+    "Outcome": "graphopt.optimizer",
     "Pipeline": "graphopt.pipeline",
-    "optimize": "graphopt.optimize",
+    "optimize": "graphopt.optimizer",
     "save": "graphopt.ir",
 }
 

@@ -11,7 +11,7 @@ from onnx import helper
 from graphopt import Model, Pipeline
 from graphopt.errors import PipelineError
 from graphopt.ir import fingerprint
-from graphopt.optimize import optimize
+from graphopt.optimizer import optimize
 from graphopt.verify.numeric import Status
 
 

@@ -22,7 +22,7 @@ def compare(
     """Compare two models: what each costs, and whether they compute the same (exit code 1: no)."""
     from graphopt.cost import cost_model
     from graphopt.ir import Model
-    from graphopt.optimize import measured
+    from graphopt.optimizer import measured
     from graphopt.report import record, tables
     from graphopt.verify import numeric
 

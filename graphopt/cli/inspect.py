@@ -26,7 +26,7 @@ def inspect(
     from graphopt import plugins
     from graphopt.cost import Estimate, cost_model
     from graphopt.ir import Model
-    from graphopt.optimize import measured
+    from graphopt.optimizer import measured
     from graphopt.report import record, tables
 
     with progress() as shown:

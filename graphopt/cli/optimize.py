@@ -75,7 +75,7 @@ def optimize(
     can be removed exactly, whatever it costs.
     """
     from graphopt.ir import save
-    from graphopt.optimize import optimize as run
+    from graphopt.optimizer import optimize as run
     from graphopt.pipeline import Pipeline
     from graphopt.report import record, tables
 

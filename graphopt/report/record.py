@@ -7,7 +7,7 @@ from typing import Any
 from graphopt.cost import Estimate
 from graphopt.ir.fingerprint import fingerprint
 from graphopt.ir.model import Model
-from graphopt.optimize import Outcome, SkipFate
+from graphopt.optimizer import Outcome, SkipFate
 from graphopt.pipeline.manager import PassRecord
 from graphopt.verify.numeric import Verification
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from graphopt.cost import Estimate, si
 from graphopt.evidence import Cost, Evidence
-from graphopt.optimize import Fate, Outcome, SkipFate
+from graphopt.optimizer import Fate, Outcome, SkipFate
 from graphopt.pipeline.manager import PassRecord
 from graphopt.skips import Skip
 from graphopt.verify.numeric import Status, Verification

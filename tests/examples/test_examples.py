@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.optimize import optimize
+from graphopt.optimizer import optimize
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "examples/models"

@@ -22,7 +22,7 @@ from graphopt.evidence import (
     Verdict,
 )
 from graphopt.ir import Model, save
-from graphopt.optimize import optimize
+from graphopt.optimizer import optimize
 from tests.support.models import residual_mlp, residual_net
 
 WORDS = st.text(max_size=12)

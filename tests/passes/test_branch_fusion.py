@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.ir import Model, constant, fingerprint
-from graphopt.optimize import Fate, Outcome, optimize
+from graphopt.optimizer import Fate, Outcome, optimize
 from graphopt.pipeline import Context, Pipeline
 from graphopt.verify.algebra import ClaimError, Placed, Stacked, Summed
 from graphopt.verify.runtime import ReferenceRunner

@@ -17,7 +17,7 @@ from graphopt.cli.main import main
 from graphopt.errors import NotEquivalent, PassFailed, PipelineError
 from graphopt.evidence import Exactness
 from graphopt.ir import Model, fingerprint
-from graphopt.optimize import Outcome, optimize
+from graphopt.optimizer import Outcome, optimize
 from graphopt.pipeline import Pipeline
 from graphopt.verify.algebra import ClaimError, PrunedBias, PrunedWeight
 from graphopt.verify.numeric import Status

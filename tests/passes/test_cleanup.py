@@ -7,7 +7,7 @@ import onnx
 from onnx import helper as oh
 
 from graphopt.ir import Model
-from graphopt.optimize import optimize
+from graphopt.optimizer import optimize
 from graphopt.verify.numeric import Status
 from tests.support.blocks import Net, basic_block
 

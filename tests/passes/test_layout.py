@@ -17,7 +17,7 @@ from onnx import helper as oh
 
 from graphopt.evidence import Exactness
 from graphopt.ir import Model, Shapes, node_label
-from graphopt.optimize import optimize
+from graphopt.optimizer import optimize
 from graphopt.pipeline import Context, PassResult
 from passes.cleanup import DeadCode
 from passes.layout import SinkTransposes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.optimize import Outcome, optimize
+from graphopt.optimizer import Outcome, optimize
 from tests.support.blocks import Net
 from tests.support.check import equal
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.optimize import Outcome, optimize
+from graphopt.optimizer import Outcome, optimize
 from graphopt.verify.numeric import Status
 from tests.support.blocks import Net
 from tests.support.check import equal

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from examples.networks import NETWORKS, export, input_shape, lively  # noqa: E402
-from graphopt.optimize import Fate, Outcome, optimize  # noqa: E402
+from graphopt.optimizer import Fate, Outcome, optimize  # noqa: E402
 from graphopt.verify.numeric import Status  # noqa: E402
 
 

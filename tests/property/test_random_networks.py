@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.ir import Model, fingerprint
-from graphopt.optimize import Fate, Outcome, optimize
+from graphopt.optimizer import Fate, Outcome, optimize
 from graphopt.verify.numeric import Status
 from tests.support.blocks import Net, skip
 

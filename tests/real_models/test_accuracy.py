@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphopt.optimize import optimize
+from graphopt.optimizer import optimize
 from graphopt.verify.numeric import Status
 from tests.support.cifar import CIFAR, IMAGENET, load_test_set, normalised, predictions
 

@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.cost import cost_model
 from graphopt.ir import Model
-from graphopt.optimize import Fate, optimize
+from graphopt.optimizer import Fate, optimize
 from graphopt.skips import Skip
 from graphopt.verify.numeric import Status
 from passes.lifetime import Lifetime

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 
 from graphopt.ir import Model
-from graphopt.optimize import Fate, Outcome, optimize
+from graphopt.optimizer import Fate, Outcome, optimize
 from graphopt.verify.numeric import Status
 
 RM = "fold-norm,reserve-merge{when=possible},dce"

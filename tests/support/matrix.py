@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from graphopt.ir import Model
-from graphopt.optimize import Fate, optimize
+from graphopt.optimizer import Fate, optimize
 from graphopt.verify.numeric import Status
 from graphopt.verify.runtime import ReferenceRunner
 from tests.support.blocks import Net, skip

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from examples.networks import export, lively  # noqa: E402
 from graphopt.cost import cost_model  # noqa: E402
 from graphopt.ir import Model  # noqa: E402
-from graphopt.optimize import optimize  # noqa: E402
+from graphopt.optimizer import optimize  # noqa: E402
 from training_hooks.architectures import (  # noqa: E402
     InvertedResidual,
     ReservingBlock,

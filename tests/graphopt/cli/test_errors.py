@@ -371,7 +371,7 @@ def test_an_error_of_ours_says_so_in_one_line(
     def broken(*_: object, **__: object) -> None:
         raise LookupError("a sentence\nover two lines")
 
-    monkeypatch.setattr("graphopt.optimize.cost_model", broken)
+    monkeypatch.setattr("graphopt.optimizer.cost_model", broken)
     left = run("optimize", model)
     assert left.code == 3
     line = one_line(left.err)
@@ -454,7 +454,7 @@ def test_a_subcommand_in_a_package_of_ours_that_is_hidden(
 # Ctrl-C ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["graphopt.plugins.commands", "graphopt.optimize.cost_model"])
+@pytest.mark.parametrize("where", ["graphopt.plugins.commands", "graphopt.optimizer.cost_model"])
 def test_interrupted(run: Run, model: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the plug-ins are looked for, and at work (where typer catches it)."""
 

@@ -17,7 +17,7 @@ from onnx.numpy_helper import from_array, to_array
 from graphopt.errors import GraphoptError, ModelError
 from graphopt.interop.graphsurgeon import FALLBACK_IR_VERSION, from_proto, to_proto
 from graphopt.ir import Model
-from graphopt.optimize import Fate, optimize
+from graphopt.optimizer import Fate, optimize
 from tests.support.features import (
     FEATURES,
     branch,

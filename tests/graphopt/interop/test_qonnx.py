@@ -24,7 +24,7 @@ from qonnx.transformation.infer_shapes import InferShapes
 from graphopt.errors import GraphoptError
 from graphopt.interop import qonnx
 from graphopt.ir import Model
-from graphopt.optimize import Fate, optimize
+from graphopt.optimizer import Fate, optimize
 from graphopt.verify.runtime import ReferenceRunner
 from tests.support.blocks import Net
 from tests.support.features import FEATURES, branch, conditional, info, node, note

@@ -210,7 +210,7 @@ def test_overlapping_skips_are_refused() -> None:
     b = net.act(net.conv(a, 4, 4), "Relu")
     c = net.op("Add", net.conv(net.act(net.conv(b, 4, 4), "Relu"), 4, 4), a)
     d = net.op("Add", net.conv(net.act(net.conv(c, 4, 4), "Relu"), 4, 4), b)
-    from graphopt.optimize import optimize
+    from graphopt.optimizer import optimize
 
     outcome = optimize(net.model(d, (1, 3, 6, 6)), pipeline=RM)
     codes = [r.code for one in outcome.fates for r in one.refusals]
@@ -220,7 +220,7 @@ def test_overlapping_skips_are_refused() -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_float_types(dtype: type) -> None:
     if dtype is np.float64:
-        from graphopt.optimize import optimize
+        from graphopt.optimizer import optimize
 
         outcome = optimize(basic_block(dtype=dtype), pipeline=RM, verify=False)
         assert not [n for n in outcome.model.graph if n.op_type == "Add"]
@@ -263,7 +263,7 @@ def test_weights_that_two_convolutions_share_stay_as_they_are_for_the_other() ->
 
 
 def test_keeping_the_skip_is_the_default_where_it_costs_less() -> None:
-    from graphopt.optimize import Fate, optimize
+    from graphopt.optimizer import Fate, optimize
 
     outcome = optimize(basic_block())
     (fate,) = outcome.fates

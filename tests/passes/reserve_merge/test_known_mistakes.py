@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from graphopt.optimize import optimize
+from graphopt.optimizer import optimize
 from tests.support.blocks import Net, basic_block
 from tests.support.check import RM, refused, removed
 
