@@ -12,3 +12,6 @@ DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,{_AFTER}"
 
 PLAIN = f"{_FUSED},mobilenet-v1,reserve-merge{{when=possible}},{_AFTER}"
 """Removes every skip that can be removed exactly, whatever it costs."""
+
+PLAIN_CONCAT = PLAIN.replace("{when=possible}", "{when=possible,concat=true}")
+"""As `plain`, and concatenations too."""

@@ -1,5 +1,6 @@
-"""The training hooks: retraining in PyTorch what no rewrite removes exactly.
+"""The training hooks: what happens in PyTorch before or after a graph is rewritten.
 
-Nothing lives here yet. Students, gates, losses, schedules, methods and the bridge from and to
-ONNX will; they plug into graphopt through the entry-point group `graphopt.commands`.
+So far: architectures that are designed for the removal of their skips, and the sparsity penalty
+that network slimming needs. Students, gates, losses, schedules, methods and the bridge from and to
+ONNX will follow; they plug into graphopt through the entry-point group `graphopt.commands`.
 """

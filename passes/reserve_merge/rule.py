@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,28 +144,37 @@ def plan(block: ResidualBlock, carriers: Sequence[Carrier] = CARRIERS, form: For
     order = list(Exactness)
     plans: list[Plan] = []
     reasons: list[Refused] = []
-    for place, allowed in _ways(block, carriers):
-        try:
-            plans.append(_plan_at(block, place, allowed, form))
-        except Refused as reason:
-            reasons.append(reason)
-    if not plans:
+    for ways in _ways(block, carriers):
+        for place, allowed in ways:
+            try:
+                plans.append(_plan_at(block, place, allowed, form))
+            except Refused as reason:
+                reasons.append(reason)
+        if plans:
+            break
+    else:
         raise reasons[0]
     return min(plans, key=lambda p: (p.multiply_adds, order.index(p.exactness)))
 
 
 def _ways(
     block: ResidualBlock, carriers: Sequence[Carrier]
-) -> list[tuple[Place, Sequence[Carrier]]]:
-    """Where the skip's map may go, and with which carriers.
+) -> Iterator[list[tuple[Place, Sequence[Carrier]]]]:
+    """Where the skip's map may go, and with which carriers; more only if these lead nowhere.
 
-    A concatenation decodes nothing, so it is also tried with carriers that leave channels as they
-    are all the way.
+    The carrier with the fewest channels may not fit the next operator (a depthwise convolution
+    cannot make one channel of two), so each carrier is also tried by itself. A concatenation
+    decodes nothing, so carriers that leave channels as they are all the way come first there.
     """
+    places: tuple[Place, ...] = ("last", "first")
     if block.branch_at is not None:
-        return [("first", carriers), ("first", [c for c in carriers if c.leaves_as_is])]
-    places: tuple[Place, ...] = ("last",) if block.skip.is_identity else ("last", "first")
-    return [(place, carriers) for place in places]
+        places = ("first",)
+        yield [("first", carriers), ("first", [c for c in carriers if c.leaves_as_is])]
+    elif block.skip.is_identity:
+        places = ("last",)
+    yield [(place, carriers) for place in places]
+    for carrier in carriers if len(carriers) > 1 else ():
+        yield [(place, [carrier]) for place in places]
 
 
 def _check_strides(block: ResidualBlock) -> None:
