@@ -239,7 +239,7 @@ class Linear:
         rows = weight.shape[0]
         if bias is None:
             bias = np.zeros(rows, weight.dtype)
-        elif bias.size not in (1, rows) or bias.size != max(bias.shape, default=1):
+        elif bias.size not in (1, rows) or bias.size != (bias.shape or (1,))[-1]:
             raise NotLinear(f"the bias of {node_label(node)} is not one number per output")
         bias = np.broadcast_to(bias.reshape(-1), (rows,)).copy()
         return cls(node, weight, bias, transposed=transposed)

@@ -127,7 +127,8 @@ class Function:
         """Scale and shift per channel, shape [C] each, where it is nothing else; else None."""
         scale, shift = np.ones(self.channels.count), np.zeros(self.channels.count)
         for place, call in enumerate(self.calls):
-            if place not in call.operands or len(call.operands) > 2:
+            chained = any(isinstance(o, int) and o == place for o in call.operands)
+            if not chained or len(call.operands) > 2:
                 return None
             others = [o for o in call.operands if not isinstance(o, int)]
             match call.operator, others:

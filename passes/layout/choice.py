@@ -4,7 +4,8 @@ One order after the other, a cut finds which movers had best change to it all at
 moves (Boykov, Veksler and Zabih 2001, "Fast Approximate Energy Minimization via Graph Cuts", PAMI
 23(11)). What a tensor costs is a price for each order in use, however many use it: label costs on
 subsets (Delong, Osokin, Isack and Boykov 2012, "Fast Approximate Energy Minimization with Label
-Costs", IJCV 96(1)), a node of its own in the cut for each. It ends where no change to a single order helps.
+Costs", IJCV 96(1)), a node of its own in the cut for each. It ends where no change to a single
+order helps.
 """
 
 from __future__ import annotations

@@ -69,11 +69,12 @@ def read(
     """
     items: list[Linear | Function | Gate] = []
     here = value
+    axis = channel_axis(value, fork, shapes)
     while here is not fork:
         node = here.producer()
         if node is None:
             raise Refused("not-from-fork", f"the branch starts at '{here.name}', not at the fork")
-        item = _item(here, node, fork, shapes)
+        item = _item(here, node, fork, shapes, axis)
         users = {use.node for use in item.source.uses()}
         alone = item.source is fork or item.source in shared or users <= set(item.nodes)
         if not alone or (item.source is not fork and item.source.is_graph_output()):
@@ -123,12 +124,11 @@ def channel_axis(value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable) 
 
 
 def _item(
-    value: onnx_ir.Value, node: onnx_ir.Node, fork: onnx_ir.Value, shapes: ShapeTable
+    value: onnx_ir.Value, node: onnx_ir.Node, fork: onnx_ir.Value, shapes: ShapeTable, axis: int
 ) -> Linear | Function | Gate:
     known = node.domain in ("", "ai.onnx")
     if known and (node.op_type in LINEAR or matmul_before(node) is not None):
         return _linear(node, shapes)
-    axis = channel_axis(value, fork, shapes)
     shape = shapes[value.name or ""].shape
     channels = shape[axis] if shape is not None and axis < len(shape) else None
     if shape is not None and isinstance(channels, int):
@@ -136,6 +136,9 @@ def _item(
             value, lambda v: v is fork or _is_biased(v), Channels(channels, axis, len(shape))
         )
         if found is not None:
+            before = shapes[found.source.name or ""].shape
+            if before is None or len(before) != len(shape) or before[axis] != channels:
+                raise Refused("broadcast", f"{found.label} makes more channels by broadcasting")
             return found
     if known and node.op_type in ("PRelu", "Clip") and constant(node.inputs[-1]) is None:
         raise Refused(

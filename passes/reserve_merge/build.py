@@ -119,25 +119,32 @@ class Builder:
     def _around(
         self, function: Function, source: onnx_ir.Value, layout: Layout, dtype: npt.DTypeLike
     ) -> onnx_ir.Value:
-        """Split, the activation on the old channels, Concat."""
+        """The activation on the old channels, joined with the others in the layout's order."""
         count, axis = len(layout.old), function.channels.axis
-        sizes = self.initializers.add(
-            f"{function.label}.sizes", np.array([count, layout.total - count], np.int64)
-        )
-        split = onnx_ir.node(
-            "Split", [source, sizes], attributes={"axis": axis}, num_outputs=2,
-            name=self.initializers.fresh(f"{function.label}.split"),
-        )  # fmt: skip
-        old, kept = split.outputs
-        old.name = self.initializers.fresh(f"{source.name}.old")
-        kept.name = self.initializers.fresh(f"{source.name}.kept")
-        self.insert(split, function.source, count, axis)
+        others = np.setdiff1d(np.arange(layout.total), layout.old)
+        old = self._taken(function, source, layout.old, "old")
+        kept = self._taken(function, source, others, "kept")
         acted = self._function(function, old, Layout.appended(count, 0), None, dtype)
         join = onnx_ir.node(
             "Concat", [acted, kept], attributes={"axis": axis},
             name=self.initializers.fresh(f"{function.label}.concat"),
         )  # fmt: skip
-        return self.insert(join, function.result, layout.total, axis)
+        whole = self.insert(join, function.result, layout.total, axis)
+        order = np.argsort(np.concatenate([layout.old, others]))
+        if np.array_equal(order, np.arange(layout.total)):
+            return whole
+        return self._taken(function, whole, order, "order")
+
+    def _taken(
+        self, function: Function, value: onnx_ir.Value, places: Array, stem: str
+    ) -> onnx_ir.Value:
+        """Some channels of a tensor, in the order of `places`."""
+        at = self.initializers.add(f"{function.label}.{stem}", places.astype(np.int64))
+        node = onnx_ir.node(
+            "Gather", [value, at], attributes={"axis": function.channels.axis},
+            name=self.initializers.fresh(f"{function.label}.gather"),
+        )  # fmt: skip
+        return self.insert(node, function.source, len(places), function.channels.axis)
 
     # --- gates -----------------------------------------------------------------------------------
 
@@ -146,48 +153,54 @@ class Builder:
     ) -> onnx_ir.Value:
         """Zero columns in the first layer, zero rows and an opening bias in the last one."""
         first, last = gate.layers[0], gate.layers[-1]
-        here, count, old = source, layout.total, len(layout.old)
+        here, width = source, len(layout.old)
+        inner: Layout | None = None  # of the tensors between the layers; `layout` outside of them
         for item in gate.items:
             if isinstance(item, Linear):
-                weight = item.weight.astype(np.float64)
-                blocks: list[Block] = []
-                bias = item.bias.astype(np.float64)
-                if item is first:
-                    weight, blocks = _more_columns(weight, layout)
-                    count = item.outputs
-                if item is last:
-                    weight, bias, blocks = _more_rows(weight, bias, layout, gate.bias)
-                    count = layout.total
-                new = NewLinear(item, weight, bias)
-                name = self.initializers.fresh(f"{item.result.name}.reserved")
-                built = new.build(here, name, self.initializers)
-                if blocks:
-                    claims.append(_claim(built, item, new, tuple(blocks)))
-                for node in built.nodes:
-                    self.insert(node, item.result, count)
-                here = built.result
+                here = self._gate_layer(item, here, gate, layout, claims)
+                inner = None if item is last else Layout.appended(item.outputs, 0)
             elif isinstance(item, Function):
-                kept = layout if count == layout.total and item is gate.items[-1] else None
-                width = item.channels.count
-                here = self._function(
-                    item, here, kept or Layout.appended(width, 0), None, first.weight.dtype
-                )
+                here = self._function(item, here, inner or layout, None, first.weight.dtype)
             else:
-                here = self._reshaped(item, here, old, count)
+                here = self._reshaped(item, here, width, (inner or layout).total)
         product = onnx_ir.node("Mul", [source, here], name=gate.product.name)
         return self.insert(product, gate.result, layout.total)
 
+    def _gate_layer(
+        self,
+        linear: Linear,
+        source: onnx_ir.Value,
+        gate: Gate,
+        layout: Layout,
+        claims: list[Claim],
+    ) -> onnx_ir.Value:
+        weight, bias = linear.weight.astype(np.float64), linear.bias.astype(np.float64)
+        blocks: list[Block] = []
+        if linear is gate.layers[0]:
+            weight, blocks = _more_columns(weight, layout)
+        elif linear is gate.layers[-1]:
+            weight, bias, blocks = _more_rows(weight, bias, layout, gate.bias)
+        new = NewLinear(linear, weight, bias)
+        built = new.build(
+            source, self.initializers.fresh(f"{linear.result.name}.reserved"), self.initializers
+        )
+        if blocks:
+            claims.append(_claim(built, linear, new, tuple(blocks)))
+        for node in built.nodes:
+            self.insert(node, linear.result, len(weight))
+        return built.result
+
     def _reshaped(
-        self, node: onnx_ir.Node, source: onnx_ir.Value, old: int, count: int
+        self, node: onnx_ir.Node, source: onnx_ir.Value, old: int, channels: int
     ) -> onnx_ir.Value:
         others = list(node.inputs[1:])
-        shape = widened_shape(node, old, count) if count != old else None
+        shape = widened_shape(node, old, channels)
         if shape is not None:
             others[0] = self.initializers.add(f"{node_label(node)}.shape", shape)
         copy = onnx_ir.Node(
             node.domain, node.op_type, [source, *others], node.attributes.values(), name=node.name
         )
-        return self.insert(copy, node.outputs[0], count)
+        return self.insert(copy, node.outputs[0], channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,14 +215,17 @@ class _Site:
     def same(self, call: Call, arguments: Sequence[onnx_ir.Value | None]) -> onnx_ir.Value:
         """The same operator; constants per channel are neutral on the channels that are not old."""
         inputs = list(arguments)
+        folded = call.node.op_type != call.operator
         for index, operand in enumerate(call.operands):
             if isinstance(operand, int):
                 continue
             if call.is_per_channel:
                 inputs[index] = self._constant(call, operand, NEUTRAL[call.operator])
+            elif folded:
+                stem = f"{node_label(call.node)}.{call.operator.lower()}"
+                inputs[index] = self.builder.initializers.add(stem, operand.astype(self.dtype))
             elif index < len(call.node.inputs):
                 inputs[index] = call.node.inputs[index]
-        folded = call.node.op_type != call.operator and call.operator != "Identity"
         attributes = () if folded else call.node.attributes.values()
         while inputs and inputs[-1] is None:
             inputs.pop()

@@ -12,21 +12,27 @@ What a carrier sees of an activation is what it does to a channel whose own cons
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.evidence import Exactness
+from graphopt.verify.tolerance import roundoff
 from passes.activations import Function, line_from, split_gain
 
 Array = npt.NDArray[np.float64]
 Form = Literal["same", "prelu", "max-min", "pass-through"]
 
 MAX_RANGE = 2.0**12
-"""A proved range wider than this is too coarse for carriers that shift a tensor by its bound: the
-shift would round away what the tensor holds."""
+"""A proved range wider than this is too coarse for carriers that shift a float32 tensor by its
+bound: the shift would round away what the tensor holds. `range_of` has it for other types."""
+
+
+def range_of(dtype: npt.DTypeLike) -> float:
+    """`MAX_RANGE` for a float type: as many digits are left as in float32."""
+    return MAX_RANGE * min(1.0, roundoff(np.float32) / roundoff(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +43,13 @@ class Content:
         low: proved lower bounds, one per channel.
         high: proved upper bounds.
         because: where the bounds come from.
+        reach: how wide a range may be to be shifted, in the type of the tensor.
     """
 
     low: Array
     high: Array
     because: str
+    reach: float = MAX_RANGE
 
     @property
     def channels(self) -> int:
@@ -50,21 +58,23 @@ class Content:
 
     def take(self, channels: npt.NDArray[Any]) -> Content:
         """Some of the channels."""
-        return Content(self.low[channels], self.high[channels], self.because)
+        return replace(self, low=self.low[channels], high=self.high[channels])
 
     def scaled(self, gain: float) -> Content:
         """The content times a number."""
         if gain == 1:
             return self
         ends = np.sort(np.stack([self.low * gain, self.high * gain]), axis=0)
-        return Content(ends[0], ends[1], f"it is {gain:g} times what {self.because}")
+        because = f"it is {gain:g} times what {self.because}"
+        return replace(self, low=ends[0], high=ends[1], because=because)
 
     def with_zero(self) -> Content:
         """The content where it may also be read beyond its border."""
-        return Content(
-            np.minimum(self.low, 0.0),
-            np.maximum(self.high, 0.0),
-            f"{self.because}, and is 0 beyond its border",
+        return replace(
+            self,
+            low=np.minimum(self.low, 0.0),
+            high=np.maximum(self.high, 0.0),
+            because=f"{self.because}, and is 0 beyond its border",
         )
 
 
@@ -270,7 +280,7 @@ class Shift:
             return None
         point, gain = line
         shift = np.minimum(content.low - point, 0.0)
-        if not (shift > -MAX_RANGE).all():
+        if not (shift > -content.reach).all():
             return None
         one = np.eye(content.channels)
         behind = Content(
@@ -305,7 +315,7 @@ class ScaleIntoClip:
         width, room = content.high - content.low, highest - lowest
         if not (math.isfinite(room) and room > 0):
             return None
-        if not (np.isfinite(width).all() and (width <= MAX_RANGE).all()):
+        if not (np.isfinite(width).all() and (width <= max(content.reach, room)).all()):
             return None
         # 2^k is exact in floats; a thousandth to spare keeps rounding inside the bounds
         spared = room * (1 - 2.0**-10)
@@ -350,7 +360,7 @@ class MaxMin:
 
 @dataclass(frozen=True)
 class PassThrough:
-    """The reserved channels go around the activation: Split before it, Concat behind it.
+    """The reserved channels go around the activation: Gather before it, Concat behind it.
 
     That is a fork and a join again, if a short one, so it is done only where it is asked for.
     """

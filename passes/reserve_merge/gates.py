@@ -120,8 +120,49 @@ def _items(
     functions = [item for item in trailing if isinstance(item, Function)]
     if not pooled or len(layers) < 2 or len(functions) != 1:
         return None
+    shape = shapes[source.name or ""].shape
+    if shape is None or {layers[0].inputs, layers[-1].outputs} != {shape[1]}:
+        return None
+    first, last = items.index(layers[0]), items.index(layers[-1])
+    for place, item in enumerate(items):
+        if isinstance(item, onnx_ir.Node) and not _keeps_channels(item, shape, place, first, last):
+            return None
     # the gate's own function goes last: reshaping commutes with what is elementwise
     return (*(item for item in items if item is not functions[0]), functions[0])
+
+
+def _keeps_channels(
+    node: onnx_ir.Node, shape: tuple[int | str | None, ...], place: int, first: int, last: int
+) -> bool:
+    """Whether a node that pools or reshapes leaves batch and channels where they are.
+
+    Args:
+        node: the node.
+        shape: of the gated tensor.
+        place: of the node among the items of the gate.
+        first: place of the first layer.
+        last: place of the last layer.
+    """
+    if node.op_type in ("GlobalAveragePool", "GlobalMaxPool"):
+        return True
+    if node.op_type == "Reshape":
+        target = constant(node.inputs[1])
+        if target is None or target.size < 2 or target[0] not in (0, -1, shape[0]):
+            return False
+        # where the number of channels is named, it is written anew (`widened_shape`)
+        return not first < place < last and target[1] in (0, -1, shape[1])
+    axes = _axes(node)
+    if node.op_type in POOLS:
+        return sorted(axis % len(shape) for axis in axes) == list(range(2, len(shape)))
+    return node.op_type == "Flatten" or (bool(axes) and min(axes) >= 2)
+
+
+def _axes(node: onnx_ir.Node) -> list[int]:
+    """The axes that a node works on; none where they are not known."""
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        known = constant(node.inputs[1])
+        return [] if known is None else [int(axis) for axis in known.reshape(-1)]
+    return list(node.attributes.get_ints("axes", ()) or ())
 
 
 def _item(
@@ -150,15 +191,10 @@ def _first(node: onnx_ir.Node) -> onnx_ir.Value:
 
 
 def widened_shape(node: onnx_ir.Node, old: int, new: int) -> np.ndarray | None:
-    """The constant shape of a Reshape with the one entry that is the number of channels made `new`;
+    """The constant shape of a Reshape behind the last layer, with `new` channels in place of `old`;
     None where the node needs no other.
-
-    Raises:
-        Refused: the shape is no constant, or it is not clear which entry is that of the channels.
     """
-    if node.op_type != "Reshape":
+    target = constant(node.inputs[1]) if node.op_type == "Reshape" else None
+    if target is None or target[1] != old:
         return None
-    shape = constant(node.inputs[1])
-    if shape is None or int((shape == old).sum()) > 1:
-        raise Refused("gate-in-branch", f"{node_label(node)} reshapes inside a gate")
-    return np.where(shape == old, new, shape)
+    return np.array([target[0], new, *target[2:]], np.int64)

@@ -25,7 +25,14 @@ from passes.refused import Refused
 from passes.reserve_merge import branch
 from passes.reserve_merge.branch import Stage
 from passes.reserve_merge.build import Builder
-from passes.reserve_merge.carriers import CARRIERS, ON_REQUEST, Carrier, Content
+from passes.reserve_merge.carriers import (
+    CARRIERS,
+    MAX_RANGE,
+    ON_REQUEST,
+    Carrier,
+    Content,
+    range_of,
+)
 from passes.reserve_merge.gates import Gate
 from passes.reserve_merge.rule import Plan, ResidualBlock, plan
 from passes.reserve_merge.widen import Form
@@ -86,7 +93,7 @@ class ReserveMerge:
                 found = work.block(skip)
                 if not wanted(found.block):
                     continue
-                chosen = plan(found.block, self._carriers(), self.form)
+                chosen = plan(found.block, self._carriers(found.block, model.opset), self.form)
             except Refused as reason:
                 refusals.append(Refusal(self.name, region, str(reason), reason.code))
                 continue
@@ -115,10 +122,21 @@ class ReserveMerge:
             bool(rewrites), tuple(rewrites), tuple(refusals), tuple(claims), statistics
         )
 
-    def _carriers(self) -> tuple[Carrier, ...]:
-        if self.carrier == "auto":
-            return CARRIERS
-        return tuple(c for c in (*CARRIERS, *ON_REQUEST) if c.name == self.carrier)
+    def _carriers(self, block: ResidualBlock, opset: int) -> tuple[Carrier, ...]:
+        """Those that may be used on a block, whose operators exist for its type."""
+        dtype = str(block.stages[0].linear.weight.dtype)
+        missing = {name for name, least in _BFLOAT16_FROM.items() if opset < least}
+        allowed = CARRIERS if self.carrier == "auto" else (*CARRIERS, *ON_REQUEST)
+        return tuple(
+            carrier
+            for carrier in allowed
+            if self.carrier in ("auto", carrier.name)
+            and not (dtype == "bfloat16" and carrier.name in missing)
+        )
+
+
+_BFLOAT16_FROM = {"prelu": 16, "max-min": 13}
+"""Operator sets from which on PRelu, Max and Min take bfloat16."""
 
 
 def _rule_name(block: ResidualBlock, chosen: Plan) -> str:
@@ -196,6 +214,12 @@ class _Work:
         if inputs.count(branched) > 1:
             raise Refused("many-paths", f"the join takes '{branched.name}' more than once")
         axis = branch.channel_axis(branched, fork, self.shapes)
+        if join.op_type == "Concat":
+            rank = len(self.shapes[_name(branched)].shape or ()) or 1
+            if join.attributes.get_int("axis", 1) % rank != axis:
+                raise Refused(
+                    "concat-join", "the join concatenates along another axis than the channels"
+                )
         others = tuple(value for value in inputs if value is not branched)
         start, shared = fork, set[onnx_ir.Value]()
         try:
@@ -246,6 +270,9 @@ class _Work:
         channels = info.shape[axis] if info.shape is not None and axis < len(info.shape) else None
         if info.shape is None or not isinstance(channels, int) or info.dtype not in _FLOATS:
             raise Refused("unknown-shape", f"the channels of '{fork.name}' are not known")
+        convolves = axis == 1 and len(info.shape) > 2
+        if info.dtype is onnx_ir.DataType.BFLOAT16 and convolves and self.model.opset < 22:
+            raise Refused("pre-activation", "no convolution of this opset copies bfloat16")
         if fork.dtype is None:
             fork.type = onnx_ir.TensorType(info.dtype)
         return Linear.identity(fork, channels, axis, len(info.shape))
@@ -289,7 +316,9 @@ class _Work:
             low, high = (
                 np.full(channels, end) for end in (interval.low.min(), interval.high.max())
             )
-        return Content(low, high, interval.because)
+        dtype = self.shapes[_name(value)].dtype
+        reach = range_of(dtype.numpy()) if dtype in _FLOATS and dtype is not None else MAX_RANGE
+        return Content(low, high, interval.because, reach)
 
     def costs(self, found: _Found, chosen: Plan) -> tuple[Cost, Cost]:
         """Cost of the block with its skip path, before and after."""
@@ -395,7 +424,7 @@ def _added_up(paths: list[LinearMap]) -> LinearMap:
 def _sum_of(contents: list[Content]) -> Content:
     low = np.sum([content.low for content in contents], axis=0)
     high = np.sum([content.high for content in contents], axis=0)
-    return Content(low, high, contents[0].because)
+    return replace(contents[0], low=low, high=high)
 
 
 def _side_by_side(
@@ -424,7 +453,7 @@ def _side_by_side(
         maps.append(path.with_zero_channels(start, total - stop))
         low[start:stop], high[start:stop] = content.low, content.high
     branch_at = np.arange(int(starts[at]), int(starts[at + 1]))
-    return _added_up(maps), Content(low, high, contents[0].because), branch_at
+    return _added_up(maps), replace(contents[0], low=low, high=high), branch_at
 
 
 def _check_sizes(

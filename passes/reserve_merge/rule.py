@@ -57,6 +57,9 @@ from passes.reserve_merge.widen import (
 
 Place = Literal["first", "last"]
 
+MAX_WEIGHT = {"float16": 2.0**8, "float32": 2.0**100}
+"""A merge with a greater weight is refused: what it makes might leave the range of its type."""
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedStage:
@@ -215,7 +218,7 @@ def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], fo
     if place == "first":
         offset = offset + passages[0].matrix @ block.skip.bias[kept]
     if merges:
-        merge, merge_taps, bias = _merge(block, place, kept, decode, decode_offset)
+        merge, merge_taps, shift = _merge(block, place, kept, decode, decode_offset)
         want = wanted_by_merge(block.stages[-1].linear, np.abs(merge).sum(axis=2))
     else:
         want = _concatenated(block, kept, decode, decode_offset)
@@ -228,17 +231,16 @@ def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], fo
         widened.append(
             widen_middle(stage.linear, passage.matrix, tap, passage.offset, before, form, layout)
         )
-    first = Step(reserve.sum(axis=2), offset, _activation(inner[0], passages[0]))
-    steps = [first] + [
+    steps = [
         Step(passage.matrix, passage.offset, _activation(stage, passage))
-        for stage, passage in zip(inner[1:], passages[1:], strict=True)
+        for stage, passage in zip(inner, passages, strict=True)
     ]
     stages = [PlannedStage(w, p.through) for w, p in zip(widened, passages, strict=True)]
     if merges:
-        last = widen_last(block.stages[-1].linear, merge, merge_taps, bias, widened[-1].layout)
+        last = widen_last(block.stages[-1].linear, merge, merge_taps, shift, widened[-1].layout)
         stages.append(PlannedStage(last, (None,) * len(block.stages[-1].through)))
         scale = _trailing_scale(block.stages[-1])
-        steps.append(Step(merge.sum(axis=2) * scale[:, None], bias * scale, None))
+        steps.append(Step(merge.sum(axis=2) * scale[:, None], shift * scale, None))
     else:
         everything = np.eye(block.skip.taps.shape[0])[:, kept]
         steps.append(Step(everything @ decode, np.zeros(len(everything)), None))
@@ -246,14 +248,12 @@ def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], fo
     exactness = Exactness.EXACT
     for carriage in used:
         exactness = exactness.weakest(carriage.exactness)
-    proof = CarriedChannels(
-        tuple(steps),
-        block.skip.matrix,
-        block.skip.bias,
-        block.fork.low,
-        block.fork.high,
-        block.name,
-    )
+    # what is known of the content is what the carriers relied on; that the first layer reserves it
+    # is a block of its weight
+    rows = np.eye(len(block.skip.taps))[:, kept]
+    skip = block.skip.matrix[:, kept] if place == "last" else rows
+    bias = block.skip.bias if place == "last" else np.zeros(len(rows))
+    proof = CarriedChannels(tuple(steps), skip, bias, content.low, content.high, block.name)
     return Plan(
         stages=tuple(stages),
         place=place,
@@ -307,6 +307,7 @@ def _carry(
         for one in stage.through:
             if isinstance(one, Gate):
                 decode = decode / one.level
+                state = state.scaled(one.level)
                 through.append(None)
                 settled = settled or one.level != 1
                 continue
@@ -414,7 +415,25 @@ def _merge(
     """What the last operator adds: matrix [M, R, taps], the taps, and its addition to the bias.
 
     A scale behind the last operator is divided out: `a (W h + s / a) = a W h + s`.
+
+    Raises:
+        Refused: a weight would leave the range of its type, or no tap reads what it must.
     """
+    matrix, taps, shift = _scaled_merge(block, place, kept, decode, decode_offset)
+    largest = max(np.abs(matrix).max(initial=0.0), np.abs(shift).max(initial=0.0))
+    dtype = str(block.stages[-1].linear.weight.dtype)
+    if largest > MAX_WEIGHT.get(dtype, MAX_WEIGHT["float32"]):
+        raise Refused(
+            "activation-before-join",
+            f"a weight of {largest:.3g}, which undoes the scale before the join, is too large for "
+            "its type",
+        )
+    return matrix, taps, shift
+
+
+def _scaled_merge(
+    block: ResidualBlock, place: Place, kept: Array, decode: Array, decode_offset: Array
+) -> tuple[Array, Taps, Array]:
     skip, last = block.skip, block.stages[-1]
     scale = _trailing_scale(last)
     if place == "first" or skip.is_pointwise:
