@@ -250,10 +250,12 @@ def _plan_at(block: ResidualBlock, place: Place, carriers: Sequence[Carrier], fo
         exactness = exactness.weakest(carriage.exactness)
     # what is known of the content is what the carriers relied on; that the first layer reserves it
     # is a block of its weight
-    rows = np.eye(len(block.skip.taps))[:, kept]
-    skip = block.skip.matrix[:, kept] if place == "last" else rows
-    bias = block.skip.bias if place == "last" else np.zeros(len(rows))
-    proof = CarriedChannels(tuple(steps), skip, bias, content.low, content.high, block.name)
+    delivered = block.skip.matrix, block.skip.bias
+    if place == "first":
+        delivered = np.eye(len(block.skip.taps)), np.zeros(len(block.skip.taps))
+    proof = CarriedChannels(
+        tuple(steps), delivered[0][:, kept], delivered[1], content.low, content.high, block.name
+    )
     return Plan(
         stages=tuple(stages),
         place=place,
