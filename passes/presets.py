@@ -2,7 +2,8 @@
 
 _CLEAN = "freeze-weights,fold-constants,sink-transposes,fold-norm"
 _FUSED = f"{_CLEAN},branch-fusion,fold-norm"
-_AFTER = "fold-norm,linear-fusion,dce"
+_MERGED = "fold-norm,linear-fusion"
+_AFTER = f"{_MERGED},{_MERGED},dce"  # what was fused may let a scale in, and be fused again
 
 CLEAN = f"{_CLEAN},dce"
 """Only the housekeeping."""

@@ -167,7 +167,8 @@ def test_print_after_goes_to_stderr(run: Run, model: Path) -> None:
     left = run("optimize", model, "--print-after", "fold-norm", "--print-after", "dce")
     assert left.code == 0
     headings = [line for line in left.err.splitlines() if line.startswith("// after")]
-    assert headings == ["// after fold-norm (unchanged)"] * 3 + ["// after dce (unchanged)"]
+    folds = plugins.preset("default").split(",").count("fold-norm")
+    assert headings == ["// after fold-norm (unchanged)"] * folds + ["// after dce (unchanged)"]
     assert "Conv" in left.err
     assert "// after" not in left.out
     everything = run("optimize", model, "--print-after", "all").err
