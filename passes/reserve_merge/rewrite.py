@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -83,6 +84,7 @@ class ReserveMerge:
             Initializers(model.graph, set(model.value_index())),
             self.concat,
         )
+        judge = partial(context.cost.judge, target=context.target)
         rewrites: list[Rewrite] = []
         refusals: list[Refusal] = []
         claims: list[Claim] = []
@@ -93,12 +95,13 @@ class ReserveMerge:
                 found = work.block(skip)
                 if not wanted(found.block):
                     continue
-                chosen = plan(found.block, self._carriers(found.block, model.opset), self.form)
+                carriers = self._carriers(found.block, model.opset)
+                chosen = plan(found.block, judge, carriers, self.form)
             except Refused as reason:
                 refusals.append(Refusal(self.name, region, str(reason), reason.code))
                 continue
             before, after = work.costs(found, chosen)
-            verdict = context.cost.judge(before, after, context.target)
+            verdict = judge(before, after)
             if self.when == "worth" and not verdict:
                 refusals.append(
                     Refusal(self.name, region, verdict.reason, "not-worth-it", by_choice=True)

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from graphopt.cost import si
-from graphopt.evidence import Exactness
+from graphopt.evidence import Cost, Exactness, Verdict
 from graphopt.verify.algebra import CarriedChannels, Step
 from passes.activations import Function, line_from
 from passes.linear import Linear
@@ -98,6 +98,12 @@ class Plan:
     multiply_adds: int
     parameters: int
 
+    @property
+    def cost(self) -> Cost:
+        """Of the widened operators, gates left out."""
+        size = self.stages[0].widened.linear.like.weight.dtype.itemsize
+        return Cost(self.parameters, self.parameters * size, self.multiply_adds)
+
 
 @dataclass(frozen=True, eq=False)
 class ResidualBlock:
@@ -122,17 +128,23 @@ class ResidualBlock:
     branch_at: Array | None = None
 
 
-def plan(block: ResidualBlock, carriers: Sequence[Carrier] = CARRIERS, form: Form = "auto") -> Plan:
+def plan(
+    block: ResidualBlock,
+    judge: Callable[[Cost, Cost], Verdict],
+    carriers: Sequence[Carrier] = CARRIERS,
+    form: Form = "auto",
+) -> Plan:
     """The cheapest way to take the join out of a block.
 
     Args:
         block: branch, skip path and proved bounds.
+        judge: whether the second of two costs is not worse than the first, on the target.
         carriers: those that may be used.
         form: whether reserved channels pass a middle convolution as a dense block, as groups of
             their own, or in the form with fewer weights.
 
     Returns:
-        The plan with the fewest multiply-adds; of equals, the stronger exactness.
+        The plan that is cheapest on the target; of equals, the stronger exactness.
 
     Raises:
         Refused: no placement and no carrier is valid; the reason of the first one tried.
@@ -157,7 +169,12 @@ def plan(block: ResidualBlock, carriers: Sequence[Carrier] = CARRIERS, form: For
             break
     else:
         raise reasons[0]
-    return min(plans, key=lambda p: (p.multiply_adds, order.index(p.exactness)))
+    best = plans[0]
+    for other in plans[1:]:
+        weaker = order.index(other.exactness) >= order.index(best.exactness)
+        if judge(best.cost, other.cost) and not (weaker and judge(other.cost, best.cost)):
+            best = other
+    return best
 
 
 def _ways(
