@@ -120,6 +120,7 @@ def optimize(
     """
     progress("reading the model", 0.0)
     original = Model.load(source)
+    original.tell_apart()
     cost = cost_model(target)
     passes = Pipeline.parse(pipeline or plugins.preset(preset), reproducers)
 

@@ -32,6 +32,7 @@ def inspect(
     with progress() as shown:
         shown("reading the model", 0.0)
         loaded = Model.load(model)
+        loaded.tell_apart()
         shown("finding the skips", 0.2)
         skips = loaded.analyses.get(plugins.analysis("skips"))
         shown("counting the cost", 0.5)

@@ -115,6 +115,20 @@ class Model:
         """The nodes of the main graph by `node_label`, as they stand now."""
         return {node_label(node): node for node in self.graph}
 
+    def tell_apart(self) -> None:
+        """Renames nodes that share a label, which ONNX forbids and exporters do all the same:
+        every analysis, and every report, knows a node by its label.
+        """
+        labels = Counter(map(node_label, self.graph))
+        taken = set(labels)
+        for label in [label for label, count in labels.items() if count > 1]:
+            for node in [node for node in self.graph if node_label(node) == label][1:]:
+                number = 2
+                while f"{label}.{number}" in taken:
+                    number += 1
+                node.name = f"{label}.{number}"
+                taken.add(node.name)
+
     def clone(self) -> Model:
         """A copy that can be edited freely. Weights are shared, for they are never edited."""
         copy = Model(self.ir.clone(), self.origin, self.sidecar, self.evidence, self.was_sorted)
@@ -217,7 +231,6 @@ def _from_proto(proto: onnx.ModelProto, origin: Origin, folder: Path | None) -> 
     if folder is not None:
         for graph in _bodies(ir):
             onnx_ir.external_data.set_base_dir(graph, str(folder))
-    _tell_apart(ir.graph)
     return _checked(Model(ir, origin, sidecar, evidence))
 
 
@@ -232,24 +245,7 @@ def _from_ir(source: onnx_ir.Model) -> Model:
             "the nodes of the onnx_ir model are not in order of execution: call its graph.sort() "
             "first."
         )
-    copy = source.clone()
-    _tell_apart(copy.graph)
-    return Model(copy, origin, evidence=evidence)
-
-
-def _tell_apart(graph: onnx_ir.Graph) -> None:
-    """Renames nodes that share a label, which ONNX forbids and exporters do all the same: reports,
-    and every analysis, know a node by its label.
-    """
-    labels = Counter(map(node_label, graph))
-    taken = set(labels)
-    for label in [label for label, count in labels.items() if count > 1]:
-        for node in [node for node in graph if node_label(node) == label][1:]:
-            number = 2
-            while f"{label}.{number}" in taken:
-                number += 1
-            node.name = f"{label}.{number}"
-            taken.add(node.name)
+    return Model(source.clone(), origin, evidence=evidence)
 
 
 def _bodies(ir: onnx_ir.Model) -> list[onnx_ir.Graph]:

@@ -167,7 +167,7 @@ def started(model: Path, *options: str) -> subprocess.Popen[str]:
 
 def test_interrupted(large: Path) -> None:
     before = large.read_bytes()
-    one = started(large, "--preset", "plain")
+    one = started(large, "--preset", "plain", "--verify-each", "--measure")  # takes its time
     time.sleep(1.0)
     one.send_signal(signal.SIGINT)
     out, err = one.communicate(timeout=60)

@@ -170,6 +170,8 @@ def test_nodes_that_share_a_name_are_told_apart() -> None:
     proto = tail(net, y)
     for node in proto.graph.node:
         node.name = "same"
-    labels = list(Model.load(proto).node_index())
+    model = Model.load(proto)
+    model.tell_apart()
+    labels = list(model.node_index())
     assert labels == ["same", *(f"same.{number}" for number in range(2, 8))]
     assert len(removed(proto).fates) == 1
