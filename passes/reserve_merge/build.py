@@ -108,7 +108,9 @@ class Builder:
         for call in function.calls:
             arguments = [values[o] if isinstance(o, int) else None for o in call.operands]
             replaced = form if not call.is_per_channel else "same"
-            if replaced == "prelu" and call.operator in ("Relu", "LeakyRelu"):
+            if call.operator == "Identity" and arguments[0] is not None:
+                values.append(arguments[0])
+            elif replaced == "prelu" and call.operator in ("Relu", "LeakyRelu"):
                 values.append(site.prelu(call, arguments[0]))
             elif replaced == "max-min" and call.operator == "Clip":
                 values.append(site.max_min(call, arguments[0]))
