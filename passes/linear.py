@@ -18,6 +18,7 @@ import onnx_ir
 
 from graphopt.ir.constants import constant
 from graphopt.ir.model import Model, node_label
+from graphopt.ir.shapes import ShapeTable
 from graphopt.verify.algebra import Composed, Map, ungrouped
 
 Array = npt.NDArray[Any]
@@ -212,6 +213,12 @@ class Linear:
             pads_begin=begin,
             pads_end=end,
         )
+
+    @classmethod
+    def within(cls, node: onnx_ir.Node, shapes: ShapeTable) -> Linear:
+        """Reads a node of a graph whose shapes are known; see `read`."""
+        source = node.inputs[0] if node.inputs else None
+        return cls.read(node, shapes[(source.name if source is not None else None) or ""].shape)
 
     @classmethod
     def _read_matmul_with_bias(cls, node: onnx_ir.Node) -> Linear:

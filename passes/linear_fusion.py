@@ -120,11 +120,10 @@ def _pair(node: onnx_ir.Node, shapes: ShapeTable) -> tuple[Linear, Linear] | Non
 
 
 def _read(node: onnx_ir.Node, shapes: ShapeTable) -> Linear:
-    source = node.inputs[0] if node.inputs else None
-    shape = shapes[source.name or ""].shape if source is not None else None
     if node.op_type == "AveragePool":
-        return Linear.of_pool(node, shape)
-    return Linear.read(node, shape)
+        source = node.inputs[0]
+        return Linear.of_pool(node, shapes[(source and source.name) or ""].shape)
+    return Linear.within(node, shapes)
 
 
 def _obstacle(first: Linear, second: Linear) -> str | None:

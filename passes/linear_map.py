@@ -248,9 +248,8 @@ def _identity(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> Line
 
 
 def _conv(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
-    source = node.inputs[0]
     try:
-        linear = Linear.read(node, shapes[source.name or ""].shape if source is not None else None)
+        linear = Linear.within(node, shapes)
     except NotLinear as error:
         raise Refused("runtime-weights", str(error)) from error
     return before.then_conv(linear)

@@ -207,10 +207,8 @@ def _data_input(node: onnx_ir.Node) -> onnx_ir.Value:
 
 
 def _read(node: onnx_ir.Node, shapes: ShapeTable) -> Linear:
-    source = node.inputs[0]
-    shape = shapes[source.name or ""].shape if source is not None else None
     try:
-        linear = Linear.read(node, shape)
+        linear = Linear.within(node, shapes)
     except NotLinear as error:
         raise CannotFold("runtime-weights", str(error)) from error
     weight = linear.weight.astype(np.float64).reshape(linear.outputs, -1)

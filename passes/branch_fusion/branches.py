@@ -176,8 +176,7 @@ class Sums:
         return Branches(tree, fork, nodes, linears, maps, window, group, last)
 
     def _linear(self, node: onnx_ir.Node) -> Linear:
-        source = node.inputs[0]
-        return Linear.read(node, self.shapes[(source and source.name) or ""].shape)
+        return Linear.within(node, self.shapes)
 
 
 def _check_mixed(tree: Tree, lines: Sequence[tuple[onnx_ir.Value, ...]]) -> None:

@@ -202,9 +202,8 @@ def _why_not(node: onnx_ir.Node) -> str:
 
 
 def _linear(node: onnx_ir.Node, shapes: ShapeTable) -> Linear:
-    source = node.inputs[0]
     try:
-        return Linear.read(node, shapes[source.name or ""].shape if source is not None else None)
+        return Linear.within(node, shapes)
     except NotLinear as error:
         operands = [v for v in node.inputs[1:2] if v is not None]
         maker = next((v.producer() for v in operands), None)

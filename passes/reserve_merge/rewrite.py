@@ -264,7 +264,7 @@ class _Work:
         if node is None or fork.is_graph_output():
             return None
         try:
-            return Linear.read(node, self.shapes[_name(node.inputs[0])].shape)
+            return Linear.within(node, self.shapes)
         except NotLinear:
             return None
 
