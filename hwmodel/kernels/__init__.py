@@ -1,0 +1,42 @@
+"""The kernels of a streaming accelerator: what each one is, does in a frame, and costs in time.
+
+A kernel reads words from its input streams and writes words to its output streams, one at a time,
+with ready / valid handshakes. The names in brackets are FINN's.
+
+| module | kernels |
+|---|---|
+| `window` | `Padding` (FMPadding), `Window` (ConvolutionInputGenerator), `Downsample` |
+| `matrix` | `MatrixVector` (MVAU), `VectorVector` (VVAU) |
+| `threshold` | `Threshold` (Thresholding), `Channelwise` (ChannelwiseOp) |
+| `plumbing` | `WidthConverter`, `Fork` (DuplicateStreams), `Join` (AddStreams, elementwise), \
+`Concat` (StreamingConcat) |
+| `pooling` | `MaxPool` (StreamingMaxPool), `Pool`, `GlobalPool` (GlobalAccPool), `Upsample`, \
+`LabelSelect` |
+"""
+
+from hwmodel.kernels.kernel import Kernel
+from hwmodel.kernels.matrix import MatrixVector, VectorVector
+from hwmodel.kernels.plumbing import Concat, Fork, Join, WidthConverter
+from hwmodel.kernels.pooling import GlobalPool, LabelSelect, MaxPool, Pool, Upsample
+from hwmodel.kernels.threshold import Channelwise, Threshold
+from hwmodel.kernels.window import Downsample, Padding, Window
+
+__all__ = [
+    "Channelwise",
+    "Concat",
+    "Downsample",
+    "Fork",
+    "GlobalPool",
+    "Join",
+    "Kernel",
+    "LabelSelect",
+    "MatrixVector",
+    "MaxPool",
+    "Padding",
+    "Pool",
+    "Threshold",
+    "Upsample",
+    "VectorVector",
+    "WidthConverter",
+    "Window",
+]

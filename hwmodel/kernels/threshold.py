@@ -1,0 +1,93 @@
+"""Elementwise kernels with constants for each channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwmodel.datatypes import DataType
+from hwmodel.kernels.kernel import Port
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Counts how many thresholds of its channel an element reaches (FINN: Thresholding).
+
+    Attributes:
+        channels: C.
+        vectors: pixels in a frame.
+        pe: channels in a word.
+        input, threshold, output: element types.
+        steps: thresholds of a channel.
+        bits: N of the RTL, the stages of its binary search; None: from `steps`.
+        deep_pipeline: two registers in a stage instead of one (FINN's default).
+        backend: "rtl" or "hls".
+        depth_trigger_bram, depth_trigger_uram: FINN's attributes of the same name.
+    """
+
+    name: str
+    channels: int
+    vectors: int = 1
+    pe: int = 1
+    input: DataType
+    threshold: DataType
+    output: DataType
+    steps: int
+    bits: int | None = None
+    deep_pipeline: bool = True
+    backend: str = "rtl"
+    depth_trigger_bram: int = 0
+    depth_trigger_uram: int = 0
+
+    @property
+    def stages(self) -> int:
+        """N: stages of the binary search."""
+        return self.bits if self.bits is not None else self.steps.bit_length()
+
+    @property
+    def fold(self) -> int:
+        """Words in a pixel."""
+        return self.channels // self.pe
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (Port(self.input, self.pe, self.vectors * self.fold),)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return (Port(self.output, self.pe, self.vectors * self.fold),)
+
+    @property
+    def cycles(self) -> int:
+        return self.inputs[0].words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channelwise:
+    """Adds to, or multiplies, each element by a constant of its channel (FINN: ChannelwiseOp)."""
+
+    name: str
+    function: str
+    channels: int
+    vectors: int = 1
+    pe: int = 1
+    input: DataType
+    parameter: DataType
+    output: DataType
+    ram_style: str = "auto"
+
+    @property
+    def fold(self) -> int:
+        """Words in a pixel."""
+        return self.channels // self.pe
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (Port(self.input, self.pe, self.vectors * self.fold),)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return (Port(self.output, self.pe, self.vectors * self.fold),)
+
+    @property
+    def cycles(self) -> int:
+        return self.inputs[0].words
