@@ -1,0 +1,238 @@
+"""The clock: runs the machines of a design and their FIFOs, cycle by cycle, skipping idle time.
+
+A FIFO takes a word while it holds fewer than its depth, and gives one while it holds any; its
+count is a register, so that a word pushed in cycle t can be taken in t + 1 (Q_srl.v). Every
+machine therefore sees the counts at the start of the cycle, in whatever order they run. Those
+whose state rests and whose FIFOs rest are not run; when none is left, time jumps to the next
+word of a throttled source, and where there is none the design is dead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from hwmodel.simulate.machines import BLOCKED, CHANGED, CONCAT, PUSH, STARVED, TAKE, step
+
+FINISHED, DEADLOCK, TIME_OUT = 0, 1, 2
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def run(
+    codes: Any,
+    constants: Any,
+    states: Any,
+    in_start: Any,
+    in_fifo: Any,
+    out_start: Any,
+    out_fifo: Any,
+    reader: Any,
+    writer: Any,
+    depth: Any,
+    source_words: Any,
+    period: int,
+    sink_words: Any,
+    frames: int,
+    limit: int,
+    trace_every: int,
+    trace_size: int,
+) -> Any:
+    """Runs until `frames` frames have left by every sink.
+
+    Args:
+        codes, constants, states: the machines; see `machines.state_of`.
+        in_start, in_fifo: FIFOs read by kernel i: in_fifo[in_start[i]:in_start[i + 1]].
+        out_start, out_fifo: FIFOs written, likewise.
+        reader, writer: kernel at either end of each FIFO; -1: outside.
+        depth: words each FIFO holds; 0: a wire, to a sink that is always ready or from a source.
+        source_words: words in a frame of a FIFO that is fed from outside, else 0.
+        period: cycles between two frames of the source; 0: a word is always ready.
+        sink_words: words in a frame of a FIFO that is emptied outside, else 0.
+        frames: frames to run.
+        limit: cycles after which it gives up.
+        trace_every, trace_size: the counts are recorded every so many cycles, so many times.
+
+    Returns:
+        status; end of each frame [frames] in cycles from reset; peak count, words passed, cycles
+        in which the writer waited for room and in which the reader waited for a word, for each
+        FIFO; waiting kernels at the end [kernels] as flags; cycles; trace [records, FIFOs].
+    """
+    kernels, fifos = len(codes), len(depth)
+    count = np.zeros(fifos, np.int64)
+    change = np.zeros(fifos, np.int64)
+    touched = np.zeros(fifos, np.int64)
+    is_touched = np.zeros(fifos, np.bool_)
+    peak = np.zeros(fifos, np.int64)
+    passed = np.zeros(fifos, np.int64)
+    blocked = np.zeros(fifos, np.int64)
+    starved = np.zeros(fifos, np.int64)
+    sent = np.zeros(fifos, np.int64)
+    taken = np.zeros(fifos, np.int64)
+    ends = np.zeros(frames, np.int64)
+    trace = np.zeros((trace_size, fifos), np.int64)
+    traced = 0
+
+    active = np.arange(kernels)
+    waiting = np.zeros(kernels, np.int64)
+    starving = np.full(fifos, -1)
+    blocking = np.full(fifos, -1)
+    after = np.zeros(kernels, np.int64)
+    is_active = np.ones(kernels, np.bool_)
+    alive = kernels
+    # Streams that the outside works on.
+    outside = np.zeros(fifos, np.int64)
+    outsides = 0
+    sinks = 0
+    for f in range(fifos):
+        if source_words[f] > 0 or sink_words[f] > 0:
+            outside[outsides] = f
+            outsides += 1
+        if sink_words[f] > 0:
+            sinks += 1
+    for f in range(fifos):
+        if source_words[f] > 0 and depth[f] == 0:
+            # The first word waits at the port, without a FIFO.
+            count[f] = 1
+            sent[f] = 1
+    frame = 0
+    status = TIME_OUT
+    t = 0
+    while t < limit:
+        while traced < trace_size and traced * trace_every <= t:
+            trace[traced] = count
+            traced += 1
+        many = 0
+        nexts = 0
+        for index in range(alive):
+            i = active[index]
+            a, b = in_start[i], in_start[i + 1]
+            has = True
+            if codes[i] == CONCAT:
+                has = count[in_fifo[a + states[i, 1]]] > 0
+                a += states[i, 1]
+                b = a + 1
+            else:
+                for j in range(a, b):
+                    if count[in_fifo[j]] == 0:
+                        has = False
+                        break
+            room = True
+            for j in range(out_start[i], out_start[i + 1]):
+                f = out_fifo[j]
+                if count[f] >= depth[f] > 0:
+                    room = False
+                    break
+            flags = step(codes[i], constants[i], states[i], has, room)
+            now = flags & (STARVED | BLOCKED)
+            if now != 0 or waiting[i] != 0:
+                for j in range(a, b):
+                    _wait(now & STARVED != 0 and count[in_fifo[j]] == 0, t, in_fifo[j], starving, starved)
+                for j in range(out_start[i], out_start[i + 1]):
+                    f = out_fifo[j]
+                    full = count[f] >= depth[f] > 0
+                    _wait(now & BLOCKED != 0 and full, t, f, blocking, blocked)
+                waiting[i] = now
+            if flags & TAKE:
+                for j in range(a, b):
+                    f = in_fifo[j]
+                    change[f] -= 1
+                    if not is_touched[f]:
+                        is_touched[f] = True
+                        touched[many] = f
+                        many += 1
+            if flags & PUSH:
+                for j in range(out_start[i], out_start[i + 1]):
+                    f = out_fifo[j]
+                    passed[f] += 1
+                    if depth[f] == 0:
+                        taken[f] += 1
+                        continue
+                    change[f] += 1
+                    if not is_touched[f]:
+                        is_touched[f] = True
+                        touched[many] = f
+                        many += 1
+            if flags & CHANGED:
+                after[nexts] = i
+                nexts += 1
+            else:
+                is_active[i] = False
+        # Outside: sources push, sinks take.
+        soonest = -1
+        for index in range(outsides):
+            f = outside[index]
+            words = source_words[f]
+            if words > 0 and (depth[f] == 0 or count[f] < depth[f]):
+                ready_at = 0
+                if period > 0:
+                    ready_at = sent[f] // words * period
+                    ready_at += sent[f] % words * period // words
+                if depth[f] == 0 and count[f] + change[f] > 0:
+                    pass
+                elif ready_at <= t:
+                    sent[f] += 1
+                    passed[f] += 1
+                    change[f] += 1
+                    if not is_touched[f]:
+                        is_touched[f] = True
+                        touched[many] = f
+                        many += 1
+                elif soonest < 0 or ready_at < soonest:
+                    soonest = ready_at
+            if sink_words[f] > 0 and depth[f] > 0 and count[f] > 0:
+                taken[f] += 1
+                change[f] -= 1
+                if not is_touched[f]:
+                    is_touched[f] = True
+                    touched[many] = f
+                    many += 1
+        for index in range(many):
+            f = touched[index]
+            is_touched[f] = False
+            if change[f] != 0:
+                count[f] += change[f]
+                change[f] = 0
+                peak[f] = max(peak[f], count[f])
+                for i in (reader[f], writer[f]):
+                    if i >= 0 and not is_active[i]:
+                        is_active[i] = True
+                        after[nexts] = i
+                        nexts += 1
+        active, after = after, active
+        alive = nexts
+        t += 1
+        # A frame has ended when its last word has left by every sink.
+        while frame < frames:
+            done_in_frame = 0
+            for index in range(outsides):
+                f = outside[index]
+                if sink_words[f] > 0 and taken[f] >= (frame + 1) * sink_words[f]:
+                    done_in_frame += 1
+            if done_in_frame < sinks:
+                break
+            ends[frame] = t
+            frame += 1
+        if frame == frames:
+            status = FINISHED
+            break
+        if alive == 0 and many == 0:
+            if soonest < 0:
+                status = DEADLOCK
+                break
+            t = max(t, soonest)
+    for f in range(fifos):
+        _wait(False, t, f, starving, starved)
+        _wait(False, t, f, blocking, blocked)
+    return status, ends, frame, peak, passed, blocked, starved, waiting, count, t, trace[:traced]
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _wait(waits: bool, t: int, f: int, since: Any, total: Any) -> None:
+    """Notes that one side of FIFO f waits from cycle t on, or no longer."""
+    if waits and since[f] < 0:
+        since[f] = t
+    elif not waits and since[f] >= 0:
+        total[f] += t - since[f]
+        since[f] = -1
