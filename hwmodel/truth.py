@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from graphopt.errors import GraphoptError
 from hwmodel.datatypes import integer
 from hwmodel.design import Builder, Design
@@ -42,6 +40,9 @@ _ELEMENT = integer(2, signed=False)
 _NO_LIMIT = 100_000_000
 """How the records write an unlimited depth."""
 
+_PATIENCE_OF_BLOCKS, _PATIENCE_OF_KINDS = 2_000_000, 200_000
+"""Cycles without an output word after which the recorded simulations gave up."""
+
 Record = Mapping[str, Any]
 
 
@@ -58,16 +59,22 @@ class Wired:
     fifos: dict[str, str]
 
 
-def wired(record: Record) -> Wired:
-    """The design of a record, all FIFO depths set but those that the runs vary."""
-    return _Wiring(record).build()
+def wired(record: Record, *, counter_wraps: bool = True) -> Wired:
+    """The design of a record, all FIFO depths set but those that the runs vary.
+
+    Args:
+        record: the record.
+        counter_wraps: as the RTL that was recorded; see `Window.counter_too_narrow`.
+    """
+    return _Wiring(record, counter_wraps).build()
 
 
 class _Wiring:
     """The wiring of the records, followed word for word."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, counter_wraps: bool) -> None:
         self.record = record
+        self.wraps = counter_wraps
         self.chain = record.get("kind") == "chain"
         self.depth = None if self.chain else record["main_fifo"]
         self.builder = Builder()
@@ -197,6 +204,7 @@ class _Wiring:
             simd=word,
             depthwise=depthwise,
             parallel=parallel,
+            counter_wraps=self.wraps,
         )
         self.height, self.width = window.out_height, window.out_width
         return self._named(f"{name}.swg", self._add(window, stream, f"{name}.swg", self.depth))
@@ -272,20 +280,36 @@ class _Wiring:
 
 
 def check(record: Record) -> list[str]:
-    """What the simulator gets wrong of a record; empty where every run is exact."""
-    network = Network(wired(record).design)
-    wiring = wired(record)
+    """What the simulator gets wrong of a record; empty where every run is exact.
+
+    A record does not say whether its depthwise windows had the counter that wraps. One that is
+    dead at every depth, unlimited ones too, is taken to be of the generator that hangs; what the
+    same record holds of runs with a widened counter (`widened_register_runs`) is checked as such.
+    """
+    hangs = all(run["status"] == "DEAD" for run in record["runs"])
+    differences = _check(record, record["runs"], counter_wraps=hangs)
+    return differences + _check(
+        record, record.get("widened_register_runs", ()), counter_wraps=False
+    )
+
+
+def _check(record: Record, runs: Sequence[Record], *, counter_wraps: bool) -> list[str]:
+    wiring = wired(record, counter_wraps=counter_wraps)
+    network = Network(wiring.design)
     order = [stream.name for stream in wiring.design.streams]
+    patience = _PATIENCE_OF_KINDS if "kind" in record else _PATIENCE_OF_BLOCKS
     differences = []
-    for run in record["runs"]:
+    for run in runs:
         label, depths = _depths(wiring, order, network, run)
-        seen = network.run(depths, frames=3)
-        status = {"ok": "ok", "deadlock": "DEAD", "timeout": "timeout"}[seen.status]
+        seen = network.run(depths, frames=3, limit=1 << 40, patience=patience)
         expected: dict[str, Any] = {
             "status": run["status"],
             "frame_cycles": list(run["frame_cycles"]),
         }
-        found: dict[str, Any] = {"status": status, "frame_cycles": list(seen.frame_cycles)}
+        found: dict[str, Any] = {
+            "status": "ok" if seen.status == "ok" else "DEAD",
+            "frame_cycles": list(seen.frame_cycles),
+        }
         if "max_occupancy" in run:
             expected["max_occupancy"] = run["max_occupancy"]
             found["max_occupancy"] = seen.streams[wiring.fifos["skip"]].peak

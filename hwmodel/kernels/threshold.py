@@ -22,6 +22,8 @@ class Threshold:
         deep_pipeline: two registers in a stage instead of one (FINN's default).
         backend: "rtl" or "hls".
         depth_trigger_bram, depth_trigger_uram: FINN's attributes of the same name.
+        shared: all channels have the same thresholds, as in the quantizer of a whole tensor; no
+            memory is needed then.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Threshold:
     backend: str = "rtl"
     depth_trigger_bram: int = 0
     depth_trigger_uram: int = 0
+    shared: bool = False
 
     @property
     def stages(self) -> int:

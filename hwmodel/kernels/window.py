@@ -65,6 +65,8 @@ class Window:
         depthwise: windows leave channel by channel: for each fold of channels k_h k_w words.
         parallel: the parallel style (FINN: parallel_window).
         ram_style: what holds the line buffer.
+        counter_wraps: FINN's generator before Xilinx/finn pull request 1698, whose counter of the
+            oldest word is too narrow: see `counter_too_narrow`.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Window:
     depthwise: bool = False
     parallel: bool = False
     ram_style: str = "auto"
+    counter_wraps: bool = False
 
     @property
     def out_height(self) -> int:
@@ -106,6 +109,32 @@ class Window:
         reach = (self.kernel[0] - 1) * self.dilation[0] * self.width
         reach += (self.kernel[1] - 1) * self.dilation[1]
         return reach * self.fold + 1 if self.is_parallel else (reach + 1) * self.fold
+
+    @property
+    def last_needed(self) -> int:
+        """Index in the frame of the last word of the last window (FINN: LAST_WRITE_ELEM)."""
+        reach_h = (self.kernel[0] - 1) * self.dilation[0] + 1
+        reach_w = (self.kernel[1] - 1) * self.dilation[1] + 1
+        # FINN's remainder: not what is left over where the windows use less than half of a side.
+        unused_rows = self.height % (reach_h + (self.out_height - 1) * self.stride[0])
+        unused_columns = self.width % (reach_w + (self.out_width - 1) * self.stride[1])
+        rows = (self.height - unused_rows - 1) * self.width
+        return (rows + self.width - unused_columns) * self.fold - 1
+
+    @property
+    def counter_bits(self) -> int:
+        """Width of FINN's signed counter of the oldest word that is still needed."""
+        return (self.height * self.width * self.fold - 1).bit_length() + 1
+
+    @property
+    def counter_too_narrow(self) -> bool:
+        """Whether that counter overflows in the last window of a depthwise convolution.
+
+        FINN's generator then takes no further word, and hangs for ever if the last word of the
+        frame comes three or more cycles after the one before (Xilinx/finn pull request 1698).
+        """
+        by_channel = self.depthwise and self.fold > 1 and not self.is_parallel
+        return by_channel and self.last_needed + self.fold - 1 >= 1 << (self.counter_bits - 1)
 
     @property
     def buffer_words(self) -> int:

@@ -19,7 +19,7 @@ from hwmodel.simulate.machines import BLOCKED, CHANGED, CONCAT, PUSH, STARVED, T
 FINISHED, DEADLOCK, TIME_OUT = 0, 1, 2
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def run(
     codes: Any,
     constants: Any,
@@ -33,9 +33,11 @@ def run(
     depth: Any,
     source_words: Any,
     period: int,
+    fed: int,
     sink_words: Any,
     frames: int,
     limit: int,
+    patience: int,
     trace_every: int,
     trace_size: int,
 ) -> Any:
@@ -48,10 +50,12 @@ def run(
         reader, writer: kernel at either end of each FIFO; -1: outside.
         depth: words each FIFO holds; 0: a wire, to a sink that is always ready or from a source.
         source_words: words in a frame of a FIFO that is fed from outside, else 0.
+        fed: frames that the source sends.
         period: cycles between two frames of the source; 0: a word is always ready.
         sink_words: words in a frame of a FIFO that is emptied outside, else 0.
         frames: frames to run.
         limit: cycles after which it gives up.
+        patience: cycles without a word that leaves after which it calls the design dead.
         trace_every, trace_size: the counts are recorded every so many cycles, so many times.
 
     Returns:
@@ -98,6 +102,7 @@ def run(
             sent[f] = 1
     frame = 0
     status = TIME_OUT
+    last_left = 0
     t = 0
     while t < limit:
         while traced < trace_size and traced * trace_every <= t:
@@ -105,6 +110,7 @@ def run(
             traced += 1
         many = 0
         nexts = 0
+        left = 0
         for index in range(alive):
             i = active[index]
             a, b = in_start[i], in_start[i + 1]
@@ -124,11 +130,17 @@ def run(
                 if count[f] >= depth[f] > 0:
                     room = False
                     break
-            flags = step(codes[i], constants[i], states[i], has, room)
+            flags = step(codes[i], i, constants, states, has, room)
             now = flags & (STARVED | BLOCKED)
             if now != 0 or waiting[i] != 0:
                 for j in range(a, b):
-                    _wait(now & STARVED != 0 and count[in_fifo[j]] == 0, t, in_fifo[j], starving, starved)
+                    _wait(
+                        now & STARVED != 0 and count[in_fifo[j]] == 0,
+                        t,
+                        in_fifo[j],
+                        starving,
+                        starved,
+                    )
                 for j in range(out_start[i], out_start[i + 1]):
                     f = out_fifo[j]
                     full = count[f] >= depth[f] > 0
@@ -148,6 +160,7 @@ def run(
                     passed[f] += 1
                     if depth[f] == 0:
                         taken[f] += 1
+                        left += 1
                         continue
                     change[f] += 1
                     if not is_touched[f]:
@@ -164,7 +177,7 @@ def run(
         for index in range(outsides):
             f = outside[index]
             words = source_words[f]
-            if words > 0 and (depth[f] == 0 or count[f] < depth[f]):
+            if words > 0 and sent[f] < fed * words and (depth[f] == 0 or count[f] < depth[f]):
                 ready_at = 0
                 if period > 0:
                     ready_at = sent[f] // words * period
@@ -183,6 +196,7 @@ def run(
                     soonest = ready_at
             if sink_words[f] > 0 and depth[f] > 0 and count[f] > 0:
                 taken[f] += 1
+                left += 1
                 change[f] -= 1
                 if not is_touched[f]:
                     is_touched[f] = True
@@ -203,6 +217,11 @@ def run(
         active, after = after, active
         alive = nexts
         t += 1
+        if left > 0:
+            last_left = t
+        elif t - last_left > patience:
+            status = DEADLOCK
+            break
         # A frame has ended when its last word has left by every sink.
         while frame < frames:
             done_in_frame = 0
@@ -228,7 +247,7 @@ def run(
     return status, ends, frame, peak, passed, blocked, starved, waiting, count, t, trace[:traced]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _wait(waits: bool, t: int, f: int, since: Any, total: Any) -> None:
     """Notes that one side of FIFO f waits from cycle t on, or no longer."""
     if waits and since[f] < 0:

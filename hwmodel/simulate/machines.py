@@ -88,13 +88,10 @@ def _(kernel: k.Window) -> Machine:
     fold, width = kernel.fold, kernel.width
     (kernel_h, kernel_w), (stride_h, stride_w) = kernel.kernel, kernel.stride
     dilation_h, dilation_w = kernel.dilation
-    reach_h = (kernel_h - 1) * dilation_h + 1
     reach_w = (kernel_w - 1) * dilation_w + 1
-    # As in FINN, with its remainder: not H - used where the windows use less than half of H.
     unused_columns = width % (reach_w + (kernel.out_width - 1) * stride_w)
-    unused_rows = kernel.height % (reach_h + (kernel.out_height - 1) * stride_h)
     last_read = kernel.height * width * fold - 1
-    last_write = ((kernel.height - unused_rows - 1) * width + width - unused_columns) * fold - 1
+    last_write = kernel.last_needed
     words = kernel.window_words
     if kernel.is_parallel:
         next_window = (stride_w - 1) * fold + 1
@@ -137,6 +134,7 @@ def _(kernel: k.Window) -> Machine:
             next_row + 1 - slack if by_channel else next_row,
             words - 1,
             int(by_channel),
+            1 << (kernel.counter_bits - 1) if kernel.counter_wraps else 0,
         ),
         (-1,),
     )
@@ -235,14 +233,15 @@ def _(kernel: k.Downsample) -> Machine:
     return Machine(PICK, (fold, kernel.width, kernel.height, stride_w, 0, stride_h))
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def step(code: int, c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def step(code: int, i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """One clock edge of one machine.
 
     Args:
         code: operation code.
+        i: row of the machine in `c` and `s`; below, c[n] and s[n] stand for c[i, n] and s[i, n].
         c: constants.
-        s: state; holds the state after the edge on return.
+        s: states; hold the state after the edge on return.
         has: the inputs it reads now all hold a word.
         room: all its outputs have room.
 
@@ -250,34 +249,34 @@ def step(code: int, c: Any, s: Any, has: bool, room: bool) -> int:
         Bits: state changed, takes a word, pushes a word, waits for a word, waits for room.
     """
     if code == REGISTER:
-        return _register(s, has, room)
+        return _register(i, s, has, room)
     if code == MULTIPLY:
-        return _multiplier(c, s, has, room)
+        return _multiplier(i, c, s, has, room)
     if code == WINDOW:
-        return _window(c, s, has, room)
+        return _window(i, c, s, has, room)
     if code == WINDOW_PARALLEL:
-        return _window_parallel(c, s, has, room)
+        return _window_parallel(i, c, s, has, room)
     if code == PAD:
-        return _padding(c, s, has, room)
+        return _padding(i, c, s, has, room)
     if code == THRESHOLD:
-        return _threshold(c, s, has, room)
+        return _threshold(i, c, s, has, room)
     if code == UP:
-        return _widen(c, s, has, room)
+        return _widen(i, c, s, has, room)
     if code == DOWN:
-        return _narrow(s, c, has, room)
+        return _narrow(i, c, s, has, room)
     if code == CONCAT:
-        return _concat(c, s, has, room)
+        return _concat(i, c, s, has, room)
     if code == BATCH:
-        return _batch(c, s, has, room)
+        return _batch(i, c, s, has, room)
     if code == PICK:
-        return _pick(c, s, has, room)
+        return _pick(i, c, s, has, room)
     # WIRE: dwc.sv, genNoop.
     if has and room:
         return CHANGED | TAKE | PUSH
     return (0 if has else STARVED) | (BLOCKED if has and not room else 0)
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, inline="always")
 def _flags(changed: bool, take: bool, push: bool, starved: bool, blocked: bool) -> int:
     result = 0
     if changed or take or push:
@@ -293,181 +292,182 @@ def _flags(changed: bool, take: bool, push: bool, starved: bool, blocked: bool) 
     return result
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _register(s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _register(i: int, s: Any, has: bool, room: bool) -> int:
     """One register: a word leaves when all outputs take it; the next enters in the same cycle."""
-    full = s[0] != 0
+    full = s[i, 0] != 0
     push = full and room
     take = has and (not full or push)
-    s[0] = take or (full and not push)
+    s[i, 0] = take or (full and not push)
     return _flags(False, take, push, not has and not (full and not room), full and not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _concat(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _concat(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """A register fed by one input after the other: s[1] is the input, s[2] its words so far."""
-    flags = _register(s, has, room)
+    flags = _register(i, s, has, room)
     if flags & TAKE:
-        s[2] += 1
-        if s[2] == c[1 + s[1]]:
-            s[2] = 0
-            s[1] = (s[1] + 1) % c[0]
+        s[i, 2] += 1
+        if s[i, 2] == c[i, 1 + s[i, 1]]:
+            s[i, 2] = 0
+            s[i, 1] = (s[i, 1] + 1) % c[i, 0]
     return flags
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _widen(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _widen(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """dwc.sv, genUp. s[0]: ACnt, words missing but one, -1 when full; s[1]: BRdy."""
-    full = s[0] < 0
+    full = s[i, 0] < 0
     push = full and room
-    take = has and s[1] != 0
-    count = c[0] - 1 if push else s[0]
+    take = has and s[i, 1] != 0
+    count = c[i, 0] - 1 if push else s[i, 0]
     ready = not full or room
-    if (has or s[1] == 0) and ready:
+    if (has or s[i, 1] == 0) and ready:
         count -= 1
-    side = ready or (s[1] != 0 and not has)
-    changed = count != s[0] or side != (s[1] != 0)
-    s[0] = count
-    s[1] = side
+    side = ready or (s[i, 1] != 0 and not has)
+    changed = count != s[i, 0] or side != (s[i, 1] != 0)
+    s[i, 0] = count
+    s[i, 1] = side
     return _flags(changed, take, push, not full and not has, full and not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _narrow(s: Any, c: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _narrow(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """dwc.sv, genDown. s[0]: ACnt, minus the words left, 1 when empty; s[1]: BRdy; s[2]: CVld."""
-    count, side, valid = s[0], s[1] != 0, s[2] != 0
+    count, side, valid = s[i, 0], s[i, 1] != 0, s[i, 2] != 0
     ready = side and count >= 0
     take = has and ready
     push = valid and room
     after = count
     if ready:
-        after = 1 - c[0] if has else 1
+        after = 1 - c[i, 0] if has else 1
     elif side:
         after = count + 1
     side_after = not valid or room or (side and count == 1)
     valid_after = (valid and not room) or not side or count < 1
     changed = after != count or side_after != side or valid_after != valid
-    s[0] = after
-    s[1] = side_after
-    s[2] = valid_after
+    s[i, 0] = after
+    s[i, 1] = side_after
+    s[i, 2] = valid_after
     return _flags(changed, take, push, ready and not has, valid and not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _padding(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _padding(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """fmpadding.sv. s: side register A, output register B, counters of fold, column, row."""
-    a, b = s[0] != 0, s[1] != 0
-    x, y = s[3], s[4]
-    inside = c[3] <= x < c[4] and c[5] <= y < c[6]
+    a, b = s[i, 0] != 0, s[i, 1] != 0
+    x, y = s[i, 3], s[i, 4]
+    inside = c[i, 3] <= x < c[i, 4] and c[i, 5] <= y < c[i, 6]
     load = room or not b
     word = has or a or not inside
     push = b and room
     take = has and not a
     moved = load and word
     if moved:
-        s[2] += 1
-        if s[2] == c[0]:
-            s[2] = 0
-            s[3] += 1
-            if s[3] == c[1]:
-                s[3] = 0
-                s[4] += 1
-                if s[4] == c[2]:
-                    s[4] = 0
+        s[i, 2] += 1
+        if s[i, 2] == c[i, 0]:
+            s[i, 2] = 0
+            s[i, 3] += 1
+            if s[i, 3] == c[i, 1]:
+                s[i, 3] = 0
+                s[i, 4] += 1
+                if s[i, 4] == c[i, 2]:
+                    s[i, 4] = 0
     a_after = (a or has) and ((b and not room) or not inside)
     b_after = word if load else b
-    s[0] = a_after
-    s[1] = b_after
+    s[i, 0] = a_after
+    s[i, 1] = b_after
     changed = moved or a_after != a or b_after != b
     return _flags(changed, take, push, inside and not has and not a, b and not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _window(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _window(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """swg_template_default.sv with swg_controller.
 
     s[0] newest word in the buffer, s[1] word fetched next, s[2] oldest word still needed,
     s[3] output register full, s[4] all fetched, s[5] all written, s[6:9] loops inside a window,
-    s[9] window in the row, s[10] row. The register of s[2] wraps in FINN's depthwise generator
-    (Xilinx/finn pull request 1698); here it does not.
+    s[9] window in the row, s[10] row. c[17] is where s[2] wraps to negative, 0: nowhere.
     """
-    last_read, last_write = c[0], c[1]
-    newest, current, out, fetched_all = s[0], s[1], s[3] != 0, s[4] != 0
-    written_all = s[5] != 0
+    last_read, last_write = c[i, 0], c[i, 1]
+    newest, current, out, fetched_all = s[i, 0], s[i, 1], s[i, 3] != 0, s[i, 4] != 0
+    written_all = s[i, 5] != 0
     write = out and room
     fetch = current <= newest and not (out and not room) and not fetched_all
     read_all = newest == last_read
-    oldest = newest - c[2]
-    want = not read_all and (fetched_all or (oldest < s[2] and oldest < current))
+    oldest = newest - c[i, 2]
+    want = not read_all and (fetched_all or (oldest < s[i, 2] and oldest < current))
     take = want and has
     restart = False
     if take:
-        s[0] = newest + 1
+        s[i, 0] = newest + 1
         if newest == last_read - 1 and written_all:
             restart = True
     if fetch:
-        if s[6] == 0 and s[7] == 0 and (s[8] == 0 or c[16] != 0):
+        if s[i, 6] == 0 and s[i, 7] == 0 and (s[i, 8] == 0 or c[i, 16] != 0):
             # The first word of a window (depthwise: of a fold of its channels).
-            if c[16] != 0 and s[8] < c[5] - 1:
-                s[2] += 1
-            elif s[9] < c[6] - 1:
-                s[2] += c[13]
-            elif s[10] < c[7] - 1:
-                s[2] += c[14]
+            if c[i, 16] != 0 and s[i, 8] < c[i, 5] - 1:
+                s[i, 2] += 1
+            elif s[i, 9] < c[i, 6] - 1:
+                s[i, 2] += c[i, 13]
+            elif s[i, 10] < c[i, 7] - 1:
+                s[i, 2] += c[i, 14]
             else:
-                s[2] += c[15]
-        increment = c[8]
-        s[6] += 1
-        if s[6] == c[3]:
-            s[6] = 0
-            increment = c[9]
-            s[7] += 1
-            if s[7] == c[4]:
-                s[7] = 0
-                increment = c[10]
-                s[8] += 1
-                if s[8] == c[5]:
-                    s[8] = 0
-                    increment = c[11]
-                    s[9] += 1
-                    if s[9] == c[6]:
-                        s[9] = 0
-                        increment = c[12]
-                        s[10] += 1
-                        if s[10] == c[7]:
-                            s[10] = 0
+                s[i, 2] += c[i, 15]
+            if c[i, 17] != 0 and s[i, 2] >= c[i, 17]:
+                s[i, 2] -= 2 * c[i, 17]
+        increment = c[i, 8]
+        s[i, 6] += 1
+        if s[i, 6] == c[i, 3]:
+            s[i, 6] = 0
+            increment = c[i, 9]
+            s[i, 7] += 1
+            if s[i, 7] == c[i, 4]:
+                s[i, 7] = 0
+                increment = c[i, 10]
+                s[i, 8] += 1
+                if s[i, 8] == c[i, 5]:
+                    s[i, 8] = 0
+                    increment = c[i, 11]
+                    s[i, 9] += 1
+                    if s[i, 9] == c[i, 6]:
+                        s[i, 9] = 0
+                        increment = c[i, 12]
+                        s[i, 10] += 1
+                        if s[i, 10] == c[i, 7]:
+                            s[i, 10] = 0
         if current == last_write:
-            s[4] = 1
+            s[i, 4] = 1
         else:
-            s[1] = current + increment
-        s[3] = 1
+            s[i, 1] = current + increment
+        s[i, 3] = 1
     elif write:
-        s[3] = 0
+        s[i, 3] = 0
     if write and fetched_all:
         if read_all or (take and newest == last_read - 1):
             restart = True
         else:
-            s[5] = 1
+            s[i, 5] = 1
     if restart:
-        s[0] = -1
-        s[1] = 0
-        s[2] = 0
-        s[4] = 0
-        s[5] = 0
+        s[i, 0] = -1
+        s[i, 1] = 0
+        s[i, 2] = 0
+        s[i, 4] = 0
+        s[i, 5] = 0
     starved = want and not has and current > newest
     return _flags(fetch or write, take, write, starved, out and not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _window_parallel(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _window_parallel(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """swg_template_parallel.sv. s[0] newest, s[1] current, s[2] all written, s[3] Write_done,
     s[4] word in the pixel, s[5] window in the row.
     """
-    newest, current, finished, done = s[0], s[1], s[2] != 0, s[3] != 0
+    newest, current, finished, done = s[i, 0], s[i, 1], s[i, 2] != 0, s[i, 3] != 0
     write_command = current <= newest and not finished
     write_ok = write_command and (room or done)
     write_blocked = write_command and not room and not done
-    read_all = newest == c[0]
+    read_all = newest == c[i, 0]
     want = not read_all and (finished or newest <= current)
     take = want and has and not write_blocked
     advance = take or (not want and (write_ok or not write_command))
@@ -475,43 +475,43 @@ def _window_parallel(c: Any, s: Any, has: bool, room: bool) -> int:
     changed = False
     if advance:
         changed = done
-        s[3] = 0
+        s[i, 3] = 0
     elif write_ok:
         changed = not done
-        s[3] = 1
+        s[i, 3] = 1
     restart = False
     if take:
-        s[0] = newest + 1
-        if newest == c[0] - 1 and finished:
+        s[i, 0] = newest + 1
+        if newest == c[i, 0] - 1 and finished:
             restart = True
     if write_ok:
         changed = True
-        if current == c[1]:
-            s[2] = 1
-            if read_all or (take and newest == c[0] - 1):
+        if current == c[i, 1]:
+            s[i, 2] = 1
+            if read_all or (take and newest == c[i, 0] - 1):
                 restart = True
         else:
             increment = 1
-            s[4] += 1
-            if s[4] == c[5]:
-                s[4] = 0
-                increment = c[3]
-                s[5] += 1
-                if s[5] == c[6]:
-                    s[5] = 0
-                    increment = c[4]
-            s[1] = current + increment
+            s[i, 4] += 1
+            if s[i, 4] == c[i, 5]:
+                s[i, 4] = 0
+                increment = c[i, 3]
+                s[i, 5] += 1
+                if s[i, 5] == c[i, 6]:
+                    s[i, 5] = 0
+                    increment = c[i, 4]
+            s[i, 1] = current + increment
     if restart:
-        s[0] = -1
-        s[1] = c[2]
-        s[2] = 0
-        s[4] = 0
-        s[5] = 0
+        s[i, 0] = -1
+        s[i, 1] = c[i, 2]
+        s[i, 2] = 0
+        s[i, 4] = 0
+        s[i, 5] = 0
     return _flags(changed, take, push, want and not has, write_blocked)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _multiplier(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _multiplier(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """mvu_vvu_axi.sv with replay_buffer.sv and its core.
 
     s[0] output register B, s[1] pipeline of the core as bits, s[2] word in the vector, s[3] pass,
@@ -519,125 +519,125 @@ def _multiplier(c: Any, s: Any, has: bool, room: bool) -> int:
     side-step register is empty, s[6] words in the replay buffer (WP - FP), s[7] of these not yet
     read (WP - RP).
     """
-    b, pipe, ready = s[0] != 0, s[1], s[5] != 0
+    b, pipe, ready = s[i, 0] != 0, s[i, 1], s[i, 5] != 0
     enabled = ready
-    result = (pipe & c[4]) != 0
+    result = (pipe & c[i, 4]) != 0
     push = b and room
     load = not b or room
     take = False
     moved = False
     last = False
     starved = False
-    if c[2] != 0:
-        take = has and s[6] < c[3]
-        starved = s[6] == 0 and not has
-        held = s[4]
+    if c[i, 2] != 0:
+        take = has and s[i, 6] < c[i, 3]
+        starved = s[i, 6] == 0 and not has
+        held = s[i, 4]
         read = held == 0 or enabled
         if enabled:
             last = held == 2
         if read:
-            available = s[7] > 0
+            available = s[i, 7] > 0
             moved = available or held != 0
-            s[4] = 0
+            s[i, 4] = 0
             if available:
-                final = s[2] == c[0] - 1
-                last_pass = s[3] == c[1] - 1
-                s[4] = 2 if final else 1
-                s[7] += c[0] - 1 if final and not last_pass else -1
+                final = s[i, 2] == c[i, 0] - 1
+                last_pass = s[i, 3] == c[i, 1] - 1
+                s[i, 4] = 2 if final else 1
+                s[i, 7] += c[i, 0] - 1 if final and not last_pass else -1
                 if last_pass:
-                    s[6] -= 1
+                    s[i, 6] -= 1
                 if final:
-                    s[2] = 0
-                    s[3] = 0 if last_pass else s[3] + 1
+                    s[i, 2] = 0
+                    s[i, 3] = 0 if last_pass else s[i, 3] + 1
                 else:
-                    s[2] += 1
+                    s[i, 2] += 1
         if take:
-            s[6] += 1
-            s[7] += 1
+            s[i, 6] += 1
+            s[i, 7] += 1
     elif enabled:
         # Without a replay buffer: words of the first pass come straight from the input.
-        first = s[3] == 0
+        first = s[i, 3] == 0
         starved = first and not has
         if has or not first:
             take = first
             moved = True
-            last = s[2] == c[0] - 1
+            last = s[i, 2] == c[i, 0] - 1
             if last:
-                s[2] = 0
-                s[3] = 0 if s[3] == c[1] - 1 else s[3] + 1
+                s[i, 2] = 0
+                s[i, 3] = 0 if s[i, 3] == c[i, 1] - 1 else s[i, 3] + 1
             else:
-                s[2] += 1
+                s[i, 2] += 1
     if enabled:
-        after = ((pipe << 1) & (2 * c[4] - 1)) | (1 if last else 0)
+        after = ((pipe << 1) & (2 * c[i, 4] - 1)) | (1 if last else 0)
         moved = moved or after != pipe
-        s[1] = after
+        s[i, 1] = after
     ready_after = (ready and not result) or load
     b_after = b
     if load:
         b_after = result or not ready
-    s[5] = ready_after
-    s[0] = b_after
+    s[i, 5] = ready_after
+    s[i, 0] = b_after
     changed = moved or ready_after != ready or b_after != b
     return _flags(changed, take, push, starved, b and not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _threshold(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _threshold(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """thresholding.sv. s[0] words inside, s[1] pipeline as bits, s[2] output FIFO, s[3] BVld."""
-    b = s[3] != 0
-    take = has and s[0] < c[0]
+    b = s[i, 3] != 0
+    take = has and s[i, 0] < c[i, 0]
     push = b and room
     load = not b or room
-    arrives = 1 if (s[1] & c[1]) != 0 else 0
-    leaves = 1 if load and s[2] > 0 else 0
-    pipe = ((s[1] << 1) & (2 * c[1] - 1)) | (1 if take else 0)
-    changed = pipe != s[1] or arrives != leaves
+    arrives = 1 if (s[i, 1] & c[i, 1]) != 0 else 0
+    leaves = 1 if load and s[i, 2] > 0 else 0
+    pipe = ((s[i, 1] << 1) & (2 * c[i, 1] - 1)) | (1 if take else 0)
+    changed = pipe != s[i, 1] or arrives != leaves
     if load:
         changed = changed or (leaves != 0) != b
-        s[3] = leaves
-    s[2] += arrives - leaves
-    s[1] = pipe
-    s[0] += (1 if take else 0) - (1 if push else 0)
-    return _flags(changed, take, push, not has and s[0] == 0, b and not room)
+        s[i, 3] = leaves
+    s[i, 2] += arrives - leaves
+    s[i, 1] = pipe
+    s[i, 0] += (1 if take else 0) - (1 if push else 0)
+    return _flags(changed, take, push, not has and s[i, 0] == 0, b and not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _batch(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _batch(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """Takes c[0] words, then gives c[1]; the last word given and the next taken do not overlap."""
-    if s[0] < c[0]:
+    if s[i, 0] < c[i, 0]:
         if has:
-            s[0] += 1
+            s[i, 0] += 1
         return _flags(False, has, False, not has, False)
     if room:
-        s[1] += 1
-        if s[1] == c[1]:
-            s[0] = 0
-            s[1] = 0
+        s[i, 1] += 1
+        if s[i, 1] == c[i, 1]:
+            s[i, 0] = 0
+            s[i, 1] = 0
     return _flags(False, False, room, False, not room)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _pick(c: Any, s: Any, has: bool, room: bool) -> int:
+@numba.njit(cache=True)
+def _pick(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """A register that keeps some of the words.
 
     Words come in groups of c[0], groups in rows of c[1], rows in frames of c[2]; kept are the
     groups whose place in the row is c[4] modulo c[3], of the rows that are 0 modulo c[5].
     s[0] register, s[1] word, s[2] group, s[3] row.
     """
-    full = s[0] != 0
+    full = s[i, 0] != 0
     push = full and room
     take = has and (not full or push)
     keep = False
     if take:
-        keep = s[2] % c[3] == c[4] and s[3] % c[5] == 0
-        s[1] += 1
-        if s[1] == c[0]:
-            s[1] = 0
-            s[2] += 1
-            if s[2] == c[1]:
-                s[2] = 0
-                s[3] = (s[3] + 1) % c[2]
-    s[0] = keep or (full and not push)
+        keep = s[i, 2] % c[i, 3] == c[i, 4] and s[i, 3] % c[i, 5] == 0
+        s[i, 1] += 1
+        if s[i, 1] == c[i, 0]:
+            s[i, 1] = 0
+            s[i, 2] += 1
+            if s[i, 2] == c[i, 1]:
+                s[i, 2] = 0
+                s[i, 3] = (s[i, 3] + 1) % c[i, 2]
+    s[i, 0] = keep or (full and not push)
     return _flags(False, take, push, not has and not (full and not room), full and not room)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,10 @@ from hwmodel.simulate.machines import BLOCKED, STARVED, machine, state_of
 
 UNLIMITED = 1 << 60
 """Depth of a FIFO that is never full."""
+
+
+NEVER_ENDS = 1 << 30
+"""Frames of a source that never ends."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Run:
     def frame_cycles(self) -> tuple[int, ...]:
         """Cycles from reset to the end of the first frame, then between ends of frames."""
         ends = (0, *self.frame_ends)
-        return tuple(b - a for a, b in zip(ends, ends[1:], strict=False))
+        return tuple(b - a for a, b in itertools.pairwise(ends))
 
     @property
     def interval(self) -> int:
@@ -168,7 +172,9 @@ class Network:
         *,
         frames: int = 3,
         period: int = 0,
+        fed: int | None = None,
         limit: int | None = None,
+        patience: int | None = None,
         trace: int = 0,
     ) -> Run:
         """Simulates from reset.
@@ -176,10 +182,13 @@ class Network:
         Args:
             depths: words each FIFO holds, in order of the streams; 0 where a stream that leaves
                 the design has no FIFO. Default: the design's own, unlimited where not sized.
-            frames: frames that are sent in and awaited.
+            frames: frames that are awaited.
+            fed: frames that the source sends; default: it never ends.
             period: cycles between frames at the source, whose words come evenly; 0: a word is
                 ready whenever it is asked for.
             limit: cycles after which to give up; default: far more than any working design takes.
+            patience: cycles without a word that leaves after which the design counts as dead.
+                Default: the limit; a design in which nothing moves is found dead at once.
             trace: records of the occupancy over time to keep, about.
         """
         if depths is None:
@@ -203,9 +212,11 @@ class Network:
                 depths,
                 self._source_words,
                 period,
+                NEVER_ENDS if fed is None else fed,
                 self._sink_words,
                 frames,
                 limit,
+                limit if patience is None else patience,
                 every,
                 4 * trace,
             )
