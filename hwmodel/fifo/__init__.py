@@ -1,0 +1,30 @@
+"""How deep each FIFO has to be.
+
+| module | what it answers |
+|---|---|
+| `needs` | how many words a kernel has to take before it gives its n-th; exact, without time |
+| `bounds` | closed forms for the FIFO of a skip: free of deadlock, full throughput |
+| `search` | by simulation: occupancy, the smallest depth of one FIFO, the joint minimum of all |
+| `explain` | what the words of a FIFO are for |
+
+Two questions that are often confused: *occupancy* is how full an unlimited FIFO becomes, which
+depends on how eagerly the source sends; *need* is the smallest depth at which the design is as
+fast as with unlimited FIFOs. FINN sizes by occupancy; need is smaller, and the joint need of all
+FIFOs smaller still.
+"""
+
+
+from hwmodel.fifo.bounds import Bound, bounds
+from hwmodel.fifo.explain import explain
+from hwmodel.fifo.search import Sizing, deadlock_free, minimal, occupancy, size
+
+__all__ = [
+    "Bound",
+    "Sizing",
+    "bounds",
+    "deadlock_free",
+    "explain",
+    "minimal",
+    "occupancy",
+    "size",
+]

@@ -1,0 +1,303 @@
+"""Closed forms for the FIFO of a skip: below which depth it deadlocks, from which it costs no time.
+
+Let the skip FIFO hold d words, w0 of them a pixel, and let the branch lag: before the join gets the
+first word of its pixel j, the fork must have sent pixel j + lag entirely.
+
+**Deadlock.** The fork sends to both sides or to none. The join takes word n when the branch has
+swallowed `need(n)` words, all of which lie in the skip FIFO but for the n - 1 that the join took:
+d >= max over n of need(n) - (n - 1). For convolutions of stride 1 this is w0 (lag + 1) with
+lag = sum of (k - 1 - p) (W + 1). `needs.need` gives it for any kernels.
+
+**Full throughput.** With x words more than that, the fork may send the last word of pixel j + lag
+as soon as the join took word w0 - 1 - x of pixel j - 1. From there it takes L cycles until the
+join gets the first word of pixel j: the registers on the way, and (NF - 1) SF for each
+matrix-vector unit but the last, since the next one needs all of a pixel. The join takes the words
+of one pixel over S cycles, spread as the last unit makes them. The loop must not take longer than
+the pixel time T for each pixel that x spans: with x = m w0 + y, m the smallest with L <= (m + 1) T,
+
+    L + S (1 - y / (w0 - 1)) <= (m + 1) T.
+
+The bounds are of a branch without forks of its own. The second is an estimate: it knows nothing of
+the gap between frames in which a window generator fills, nor of how its neighbours round to whole
+words. `search` confirms it or repairs it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from hwmodel.design import Design, End, Stream
+from hwmodel.fifo.needs import need
+from hwmodel.kernels import (
+    Concat,
+    Fork,
+    Join,
+    Kernel,
+    MatrixVector,
+    Padding,
+    Threshold,
+    VectorVector,
+    WidthConverter,
+    Window,
+)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A fork, a join, and the two ways between them.
+
+    Attributes:
+        fork, join: kernels.
+        stream: the stream on the shorter way whose FIFO has to wait: the last one before the join.
+        branch: kernels on the longer way, in order; empty where that way forks itself.
+        skip: kernels on the shorter way, in order; most often none but wires.
+        branch_streams: streams on the longer way.
+    """
+
+    fork: str
+    join: str
+    stream: str
+    branch: tuple[Kernel, ...]
+    skip: tuple[Kernel, ...]
+    branch_streams: tuple[Stream, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Depths of a skip FIFO in words.
+
+    Attributes:
+        skip: the skip.
+        deadlock: below this the design stops for ever.
+        throughput: from about here on it costs no time.
+        words: w0, words a pixel.
+        lag: pixels that the branch swallows before it gives its first.
+        loop: L, cycles from the fork to the join.
+        spread: S, cycles over which the join takes a pixel.
+        pixel: T, cycles a pixel.
+    """
+
+    skip: Skip
+    deadlock: int
+    throughput: int
+    words: int
+    lag: float
+    loop: int
+    spread: int
+    pixel: float
+
+
+def skips(design: Design) -> Iterator[Skip]:
+    """Every pair of ways from a fork to a join whose longer way has no fork of its own."""
+    into = {stream.sink: stream for stream in design.streams if stream.sink}
+    order = {kernel.name: index for index, kernel in enumerate(design.kernels)}
+    graph = nx.DiGraph(design.graph)
+    root = ""
+    graph.add_edges_from((root, name) for name in list(graph) if not graph.in_degree(name))
+    dominator = nx.immediate_dominators(graph, root)
+    for join in design.kernels:
+        if not isinstance(join, Join | Concat):
+            continue
+        fork = dominator[join.name]
+        if fork == root or not isinstance(design.kernel[fork], Fork):
+            continue
+        ways = []
+        for port in range(len(join.inputs)):
+            way = _way(design, into, End(join.name, port), fork, order)
+            if way is not None:
+                ways.append(way)
+        if len(ways) < len(join.inputs):
+            continue
+        ways.sort(key=lambda way: (_first_need(way[0]), len(way[0])))
+        short, long = ways[0], ways[-1]
+        yield Skip(fork, join.name, short[1][-1].name, long[0], short[0], long[1])
+
+
+def _way(
+    design: Design, into: dict[End, Stream], end: End, fork: str, order: dict[str, int]
+) -> tuple[tuple[Kernel, ...], tuple[Stream, ...]] | None:
+    """Kernels and streams from the fork to this port; None where they are no single line."""
+    kernels: list[Kernel] = []
+    streams: list[Stream] = []
+    while True:
+        stream = into[end]
+        streams.append(stream)
+        if stream.source is None:
+            return None
+        if stream.source.kernel == fork:
+            return tuple(reversed(kernels)), tuple(reversed(streams))
+        kernel = design.kernel[stream.source.kernel]
+        if len(kernel.inputs) != 1 or len(kernel.outputs) != 1 or order[kernel.name] < order[fork]:
+            return None
+        kernels.append(kernel)
+        end = End(kernel.name, 0)
+
+
+def _first_need(kernels: tuple[Kernel, ...]) -> int:
+    """Words that must enter a line of kernels before it gives its first."""
+    words = np.array([1])
+    for kernel in reversed(kernels):
+        words = need(kernel, words)
+    return int(words[0])
+
+
+def bounds(design: Design, *, interval: int | None = None) -> dict[str, Bound]:
+    """The bounds of every skip FIFO, by stream.
+
+    Args:
+        design: the design.
+        interval: cycles between frames; default: those of its slowest kernel.
+    """
+    target = max(interval or 0, design.cycles)
+    return {skip.stream: _bound(design, skip, target) for skip in skips(design)}
+
+
+def _bound(design: Design, skip: Skip, interval: int) -> Bound:
+    join = design.kernel[skip.join]
+    stream = design.stream[skip.stream]
+    total = stream.words
+    pixels = _pixels(skip, total)
+    words = max(1, total // pixels)
+    # The first word of each pixel has the most to wait for.
+    outputs = np.arange(0, total, words) + 1
+    scale = join.inputs[0].words // total if total < join.inputs[0].words else 1
+    deadlock = _deadlock(skip, outputs * scale, outputs)
+    loop, first, spread = _loop(skip, join.inputs[0].elements)
+    pixel = _pixel_time(skip, words, pixels, interval)
+    more = 0
+    while not _in_time(more, words, loop, first, spread, pixel):
+        more += 1
+    throughput = deadlock + more
+    lag = deadlock / words - 1
+    return Bound(skip, deadlock, throughput, words, lag, loop, spread, pixel)
+
+
+def _in_time(
+    more: int, words: int, loop: int, first: int, spread: int, pixel: float
+) -> bool:
+    """Whether the loop closes within a pixel time, for the last and for the first word of a pixel,
+    with `more` words beyond the deadlock bound.
+    """
+    for word, cycles in ((words - 1, loop), (0, first)):
+        before, index = divmod(word - more, words)
+        taken = before * pixel + (spread * index / (words - 1) if words > 1 else 0)
+        if taken + cycles > pixel + 1e-9:
+            return False
+    return True
+
+
+def _deadlock(skip: Skip, outputs: np.ndarray, taken: np.ndarray) -> int:
+    words = outputs
+    for kernel in reversed(skip.branch):
+        words = need(kernel, words)
+    # What the ways of the skip have taken from its FIFO by then, or could have.
+    before = taken - 1
+    for kernel in reversed(skip.skip):
+        words = words  # kernels on the skip hold what they took: counted from the fork
+    return int(np.max(words - before)) if not skip.skip else _projected(skip, words, before)
+
+
+def _projected(skip: Skip, words: np.ndarray, before: np.ndarray) -> int:
+    """The bound of a FIFO behind the skip's own kernels: what those make of the words sent."""
+    sent = np.zeros_like(words)
+    made = np.arange(1, skip_words(skip) + 1)
+    needed = made
+    for kernel in reversed(skip.skip):
+        needed = need(kernel, needed)
+    sent = np.searchsorted(needed, words, side="right")
+    return max(1, int(np.max(sent - before)))
+
+
+def skip_words(skip: Skip) -> int:
+    """Words in a frame at the end of the skip."""
+    return skip.skip[-1].outputs[0].words
+
+
+def _pixels(skip: Skip, total: int) -> int:
+    """Pixels in a frame at the join."""
+    for kernel in reversed(skip.branch):
+        if isinstance(kernel, MatrixVector | VectorVector):
+            return math.gcd(kernel.vectors, total)
+        if isinstance(kernel, Threshold):
+            return math.gcd(kernel.vectors, total)
+    return total
+
+
+_LATENCY_OF_A_FIFO = 1
+
+
+def _loop(skip: Skip, join_elements: int) -> tuple[int, int, int]:
+    """L for the last and for the first word of a pixel, and S: cycles from fork to join, and those
+    in which a pixel is taken there.
+    """
+    last = max(
+        (i for i, k in enumerate(skip.branch) if isinstance(k, MatrixVector | VectorVector)),
+        default=-1,
+    )
+    loop = _LATENCY_OF_A_FIFO * len(skip.branch_streams)
+    spread = 0
+    for index, kernel in enumerate(skip.branch):
+        if isinstance(kernel, WidthConverter):
+            if kernel.into > kernel.out_of:
+                loop += 1 + (kernel.into // kernel.out_of if index < last else 1)
+            elif kernel.into < kernel.out_of:
+                loop += 1
+        elif isinstance(kernel, Padding | Window):
+            loop += 2
+        elif isinstance(kernel, Threshold):
+            loop += kernel.stages * (2 if kernel.deep_pipeline else 1) + 2
+        elif isinstance(kernel, MatrixVector | VectorVector):
+            folds, cycles = _passes(kernel)
+            loop += 6 + (2 if isinstance(kernel, MatrixVector) and folds > 1 else 0)
+            if index < last:
+                loop += (folds - 1) * cycles
+            else:
+                # A word of the join is made of several results, or several of one.
+                gathered = max(1, join_elements // kernel.pe)
+                loop += (gathered - 1) * cycles
+                spread = (folds - gathered) * cycles + max(0, kernel.pe // join_elements - 1)
+    words = max(1, skip.branch[-1].outputs[0].words if skip.branch else 1)
+    pixels = _pixels(skip, words)
+    # The first word of a pixel waits at the first window or unit for the others of its pixel.
+    first = loop
+    for kernel in skip.branch:
+        if isinstance(kernel, Padding | Window | MatrixVector | VectorVector):
+            first += kernel.inputs[0].words // kernel_pixels(kernel) - 1
+            break
+        if isinstance(kernel, WidthConverter) and kernel.into > kernel.out_of:
+            first -= kernel.into // kernel.out_of - 1
+    return loop, first, max(spread, words // pixels - 1)
+
+
+def kernel_pixels(kernel: Kernel) -> int:
+    """Pixels in a frame at the input of a kernel that works on maps."""
+    if isinstance(kernel, Padding | Window):
+        return kernel.height * kernel.width
+    if isinstance(kernel, MatrixVector | VectorVector):
+        return kernel.vectors
+    return 1
+
+
+def _passes(kernel: MatrixVector | VectorVector) -> tuple[int, int]:
+    """Results of a pixel, and cycles between two of them."""
+    if isinstance(kernel, MatrixVector):
+        return kernel.neuron_fold, kernel.synapse_fold
+    return kernel.fold, kernel.synapse_fold
+
+
+def _pixel_time(skip: Skip, words: int, pixels: int, interval: int) -> float:
+    """T: cycles a pixel within a row, where the branch itself sets the pace; else the average."""
+    within = float(words)
+    own = 1
+    for kernel in skip.branch:
+        own = max(own, kernel.cycles)
+        if isinstance(kernel, MatrixVector | VectorVector):
+            within = max(within, kernel.cycles / pixels)
+        elif isinstance(kernel, Window):
+            within = max(within, kernel.outputs[0].words / pixels)
+    return within * max(1.0, interval / own)

@@ -1,0 +1,42 @@
+"""What the words of a FIFO are for, in a sentence."""
+
+from __future__ import annotations
+
+from hwmodel.design import Design
+from hwmodel.fifo.bounds import Bound, bounds
+from hwmodel.kernels import Window
+
+
+def explain(design: Design, stream: str, bound: Bound | None = None) -> str:
+    """Why the FIFO of a stream is as deep as it is.
+
+    Args:
+        design: a sized design.
+        stream: name of a stream.
+        bound: its bound if it is known already.
+    """
+    found = bound or bounds(design).get(stream)
+    depth = design.stream[stream].depth
+    if found is None:
+        if depth is not None and depth <= 2:
+            return "passes words on"
+        return "evens out bursts of its writer against its reader"
+    parts = []
+    rows = 0.0
+    for kernel in found.skip.branch:
+        if isinstance(kernel, Window) and kernel.kernel != (1, 1):
+            layer = design.layer_of(kernel.name)
+            count = kernel.kernel[0] - 1
+            parts.append(f"{count} row{'s' if count > 1 else ''} of {layer}'s window")
+            rows += count
+    held = " + ".join(parts) or "the pixel the branch works on"
+    text = f"holds {held}: {found.deadlock} words, or it deadlocks"
+    more = found.throughput - found.deadlock
+    if more > 0:
+        text += (
+            f"; {more} more for the {found.loop} cycles from {found.skip.fork} "
+            f"through the branch to {found.skip.join}"
+        )
+    if depth is not None and depth > found.throughput:
+        text += f"; {depth - found.throughput} beyond that for gaps between rows and frames"
+    return text

@@ -1,0 +1,313 @@
+"""FIFO depths by simulation: occupancy, need, and the joint minimum.
+
+Every answer is confirmed: a `Sizing` is returned only after the whole design ran at the interval
+asked for, with the depths it names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import GraphoptError
+from hwmodel.design import Design, Stream
+from hwmodel.fifo.regions import regions
+from hwmodel.simulate import UNLIMITED, Network, Run
+
+FRAMES = 4
+"""Frames of a run that judges depths: the interval is that between the last two."""
+SMALLEST = 2
+"""Depth of a FIFO that only passes words on (FINN's Q_srl needs two to do so at full rate)."""
+
+Price = Callable[[Stream, int], float]
+"""What a FIFO of so many words costs."""
+
+
+def bits(stream: Stream, depth: int) -> float:
+    """The plain price: bits of storage."""
+    return stream.bits * depth
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """FIFO depths that were seen to work.
+
+    Attributes:
+        design: the design with these depths.
+        depths: words, by stream.
+        interval: cycles between frames with them.
+        simulations: runs of the simulator that it took.
+    """
+
+    design: Design
+    depths: Mapping[str, int]
+    interval: int
+    simulations: int
+
+    @property
+    def bits(self) -> int:
+        """Storage of all FIFOs."""
+        return total_bits(self.design, self.depths)
+
+
+def total_bits(design: Design, depths: Mapping[str, int]) -> int:
+    """Bits of storage of FIFOs with these depths."""
+    return sum(design.stream[name].bits * depth for name, depth in depths.items())
+
+
+def occupancy(design: Design, *, period: int = 0, frames: int = 3) -> dict[str, int]:
+    """Peak occupancy of every FIFO, in words, when none is bounded.
+
+    Args:
+        design: the design; depths it has are ignored.
+        period: cycles between the source's frames, whose words come evenly; 0: a word is ready
+            whenever it is asked for, as in FINN's own sizing.
+        frames: frames to run.
+    """
+    network = Network(design)
+    depths = np.full(len(design.streams), UNLIMITED)
+    run = network.run(depths, frames=frames, fed=frames, period=period)
+    return {name: max(1, peak) for name, peak in run.peaks.items()}
+
+
+def minimal(design: Design, stream: str, *, interval: int | None = None) -> int:
+    """The smallest depth of one FIFO, all others as they are, that keeps the interval.
+
+    Args:
+        design: the design; FIFOs without a depth are unlimited.
+        stream: whose depth is asked for; its own is ignored.
+        interval: cycles between frames to keep; default: those with this FIFO unlimited.
+
+    Raises:
+        GraphoptError: the design is slower than the interval, or dead, with it unlimited.
+    """
+    trial = _Trial(Network(design))
+    index = [each.name for each in design.streams].index(stream)
+    depths = trial.network.depths()
+    depths[index] = UNLIMITED
+    run = trial.run(depths)
+    target = run.interval if interval is None else interval
+    if run.status != "ok" or run.interval > target:
+        raise GraphoptError(
+            f"with {stream} unlimited the design is {run.status} at {run.interval} cycles, "
+            f"more than {target}."
+        )
+    peak = run.streams[stream].peak + 1
+    return trial.smallest(depths, index, peak, lambda d: trial.keeps(d, target))
+
+
+def deadlock_free(design: Design, stream: str) -> int:
+    """The smallest depth of one FIFO, all others as they are, at which the design runs at all."""
+    trial = _Trial(Network(design))
+    index = [each.name for each in design.streams].index(stream)
+    depths = trial.network.depths()
+    depths[index] = UNLIMITED
+    peak = trial.run(depths).streams[stream].peak + 1
+    return trial.smallest(depths, index, peak, trial.lives)
+
+
+def size(
+    design: Design,
+    *,
+    interval: int | None = None,
+    price: Price = bits,
+    smallest: int = SMALLEST,
+    throughput: bool = True,
+    jobs: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Sizing:
+    """Depths of all FIFOs together, as small as a search finds them, at an equal interval.
+
+    The design is cut where a single stream joins two parts; each part is searched alone, fed at the
+    interval, then all are run together. Where that is slower than asked, the FIFOs at which the
+    design waited are deepened until it is not (depths of the unlimited run are always enough).
+
+    A part is searched by descent from the peaks of a rate-matched run: FIFOs in order of what they
+    could save, each to the smallest depth that keeps the interval, groups of them at once where
+    that works; several orders, the cheapest result.
+
+    Args:
+        design: the design; depths it has are ignored.
+        interval: cycles between frames to keep; default: the smallest the design reaches.
+        price: what a FIFO costs; it must not fall with depth.
+        smallest: depth below which no FIFO goes.
+        throughput: False: only free of deadlock, however slow.
+        jobs: processes; default: one for each core.
+        report: is told what is being done, line by line.
+
+    Raises:
+        GraphoptError: the design does not run at the interval with unlimited FIFOs.
+    """
+    whole = _Trial(Network(design))
+    names = [stream.name for stream in design.streams]
+    unlimited = np.full(len(names), UNLIMITED)
+    free = whole.run(unlimited)
+    if free.status != "ok":
+        raise GraphoptError(f"the design does not run with unlimited FIFOs: {free.status}.")
+    target = free.interval if interval is None else interval
+    # A full FIFO takes no word in the cycle in which it gives one, so a depth of one more than
+    # the peak leaves every word where it was in time.
+    if free.interval > target:
+        raise GraphoptError(
+            f"the design needs {free.interval} cycles a frame, more than the {target} asked for."
+        )
+    peaks = whole.run(unlimited, period=target).peaks
+    ceiling = np.array([max(smallest, peaks[name] + 1) for name in names])
+    report(f"rate-matched peaks: {total_bits(design, dict(zip(names, ceiling, strict=True)))} bits")
+    if not throughput:
+        target = _FOR_EVER
+    parts = regions(design)
+    tasks = [(part, target, price, smallest) for part in parts]
+    found: dict[str, int] = {}
+    simulations = 0
+    for part, (depths, runs) in zip(parts, _each(_search, tasks, jobs), strict=True):
+        simulations += runs
+        found |= depths
+        report(f"{len(part.streams)} FIFOs: {total_bits(part, depths)} bits after {runs} runs")
+    depths = np.array([max(smallest, min(found[name], ceiling[i])) for i, name in enumerate(names)])
+    depths, run = _repaired(whole, depths, ceiling, target, report)
+    sized = dict(zip(names, map(int, depths), strict=True))
+    return Sizing(design.with_depths(sized), sized, run.interval, simulations + whole.runs)
+
+
+_FOR_EVER = 1 << 50
+
+
+def _each(function: Any, tasks: Sequence[Any], jobs: int | None) -> Iterable[Any]:
+    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
+    if jobs <= 1:
+        return [function(task) for task in tasks]
+    with ProcessPoolExecutor(jobs) as pool:
+        return list(pool.map(function, tasks))
+
+
+@dataclass
+class _Trial:
+    """A network on which depths are tried."""
+
+    network: Network
+    period: int = 0
+    runs: int = 0
+    limit: int | None = None
+    seen: dict[tuple[bytes, int], bool] = field(default_factory=dict)
+
+    def run(self, depths: Any, *, period: int | None = None, frames: int = FRAMES) -> Run:
+        self.runs += 1
+        return self.network.run(
+            depths,
+            frames=frames,
+            period=self.period if period is None else period,
+            limit=self.limit,
+        )
+
+    def keeps(self, depths: Any, target: int) -> bool:
+        """Whether the design runs and no frame but the first takes longer than `target`."""
+        key = (depths.tobytes(), target)
+        if key not in self.seen:
+            run = self.run(depths)
+            self.seen[key] = run.status == "ok" and run.interval <= target
+        return self.seen[key]
+
+    def lives(self, depths: Any) -> bool:
+        """Whether the design runs at all."""
+        return self.run(depths, frames=2).status == "ok"
+
+    def smallest(
+        self, depths: Any, index: int, high: int, holds: Callable[[Any], bool], low: int = 1
+    ) -> int:
+        """The smallest depth of one FIFO in low ... high for which `holds`; `high` does."""
+        trial = depths.copy()
+        high = max(high, low)
+        while low < high:
+            middle = (low + high) // 2
+            trial[index] = middle
+            if holds(trial):
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+
+def _search(task: tuple[Design, int, Price, int]) -> tuple[dict[str, int], int]:
+    """The cheapest depths of one part, and the runs it took."""
+    part, target, price, smallest = task
+    network = Network(part)
+    period = 0 if target == _FOR_EVER else target
+    trial = _Trial(network, period)
+    names = [stream.name for stream in part.streams]
+    unlimited = np.full(len(names), UNLIMITED)
+    start = trial.run(unlimited)
+    trial.limit = 2 * start.frame_ends[-1] + 4 * start.interval + 1000
+    if target == _FOR_EVER:
+        trial.limit = None
+
+    def holds(depths: Any) -> bool:
+        return trial.lives(depths) if target == _FOR_EVER else trial.keeps(depths, target)
+
+    top = np.array([max(smallest, start.peaks[name] + 1) for name in names])
+
+    def cost(depths: Any) -> float:
+        return sum(
+            price(stream, int(depth)) for stream, depth in zip(part.streams, depths, strict=True)
+        )
+
+    def saving(index: int) -> float:
+        return price(part.streams[index], int(top[index])) - price(part.streams[index], smallest)
+
+    by_saving = sorted(range(len(names)), key=saving, reverse=True)
+    along = list(range(len(names)))
+    best = top
+    for order in (by_saving, along, along[::-1]):
+        depths = top.copy()
+        _shrink(trial, depths, order, smallest, holds)
+        if cost(depths) < cost(best):
+            best = depths
+    return dict(zip(names, map(int, best), strict=True)), trial.runs
+
+
+def _shrink(
+    trial: _Trial, depths: Any, order: Sequence[int], smallest: int, holds: Callable[[Any], bool]
+) -> None:
+    """Brings the FIFOs of `order` to their smallest depths, in place; halves of the list at once
+    to `smallest` where that works.
+    """
+    open_ = [index for index in order if depths[index] > smallest]
+    if not open_:
+        return
+    attempt = depths.copy()
+    attempt[open_] = smallest
+    if holds(attempt):
+        depths[:] = attempt
+        return
+    if len(open_) == 1:
+        (index,) = open_
+        depths[index] = trial.smallest(depths, index, int(depths[index]), holds, smallest + 1)
+        return
+    half = (len(open_) + 1) // 2
+    _shrink(trial, depths, open_[:half], smallest, holds)
+    _shrink(trial, depths, open_[half:], smallest, holds)
+
+
+def _repaired(
+    trial: _Trial, depths: Any, ceiling: Any, target: int, report: Callable[[str], None]
+) -> tuple[Any, Run]:
+    """Deepens FIFOs until the whole design keeps the interval."""
+    names = [stream.name for stream in trial.network.design.streams]
+    while True:
+        run = trial.run(depths)
+        if run.status == "ok" and run.interval <= target:
+            return depths, run
+        can = [i for i in range(len(names)) if depths[i] < ceiling[i]]
+        if not can:
+            # Beyond the peaks of the rate-matched run nothing is ever asked for.
+            return np.full(len(names), UNLIMITED), trial.run(np.full(len(names), UNLIMITED))
+        waits = sorted(can, key=lambda i: run.streams[names[i]].full, reverse=True)
+        chosen = [i for i in waits[: max(1, len(waits) // 8)] if run.streams[names[i]].full > 0]
+        for i in chosen or waits:
+            depths[i] = min(ceiling[i], max(depths[i] + 1, depths[i] * 5 // 4))
+        report(f"{run.status}, {run.frame_cycles}: deepened {len(chosen or waits)} FIFOs")
