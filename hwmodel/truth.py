@@ -263,6 +263,7 @@ class _Wiring:
             simd=conv["SIMD"],
         )
         stream = self._add(window, stream, "skip.swg", self.depth)
+        self._named("skip_conv.swg", stream)
         multiply = MatrixVector(
             name="skip.mvu",
             mw=conv["Cin"],
@@ -276,7 +277,8 @@ class _Wiring:
             output=_ELEMENT,
             backend="rtl",
         )
-        return self._add(multiply, stream, "skip.out", UNLIMITED)
+        stream = self._add(multiply, stream, "skip.out", UNLIMITED)
+        return self._named("skip_conv.out", stream)
 
 
 def check(record: Record) -> list[str]:

@@ -7,7 +7,7 @@ asked for, with the depths it names.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,9 +181,13 @@ _FOR_EVER = 1 << 50
 def _each(function: Any, tasks: Sequence[Any], jobs: int | None) -> Iterable[Any]:
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     if jobs <= 1:
-        return [function(task) for task in tasks]
+        return map(function, tasks)
+    return _parallel(function, tasks, jobs)
+
+
+def _parallel(function: Any, tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
     with ProcessPoolExecutor(jobs) as pool:
-        return list(pool.map(function, tasks))
+        yield from pool.map(function, tasks)
 
 
 @dataclass

@@ -192,7 +192,7 @@ def run(
                         is_touched[f] = True
                         touched[many] = f
                         many += 1
-                elif soonest < 0 or ready_at < soonest:
+                elif count[f] == 0 and (soonest < 0 or ready_at < soonest):
                     soonest = ready_at
             if sink_words[f] > 0 and depth[f] > 0 and count[f] > 0:
                 taken[f] += 1
@@ -206,14 +206,21 @@ def run(
             f = touched[index]
             is_touched[f] = False
             if change[f] != 0:
+                before = count[f]
                 count[f] += change[f]
                 change[f] = 0
                 peak[f] = max(peak[f], count[f])
-                for i in (reader[f], writer[f]):
-                    if i >= 0 and not is_active[i]:
-                        is_active[i] = True
-                        after[nexts] = i
-                        nexts += 1
+                # Who waits is woken: a reader when the first word comes, a writer when there is
+                # room again.
+                i = -1
+                if before == 0:
+                    i = reader[f]
+                elif before >= depth[f] and count[f] < depth[f]:
+                    i = writer[f]
+                if i >= 0 and not is_active[i]:
+                    is_active[i] = True
+                    after[nexts] = i
+                    nexts += 1
         active, after = after, active
         alive = nexts
         t += 1
@@ -236,11 +243,13 @@ def run(
         if frame == frames:
             status = FINISHED
             break
-        if alive == 0 and many == 0:
+        # Nothing moves but sources that fill FIFOs which hold words already.
+        if alive == 0 and left == 0 and (many == 0 or patience >= limit):
             if soonest < 0:
                 status = DEADLOCK
                 break
-            t = max(t, soonest)
+            if many == 0:
+                t = max(t, soonest)
     for f in range(fifos):
         _wait(False, t, f, starving, starved)
         _wait(False, t, f, blocking, blocked)
