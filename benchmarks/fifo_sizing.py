@@ -46,9 +46,7 @@ def closed_form(block: Block) -> Closed:
         if trial.status == "ok" and trial.interval <= free.interval:
             break
         repaired += max(1, repaired // 50)
-    return Closed(
-        bound.deadlock, deadlock_free(design, "skip"), bound.throughput, need, repaired
-    )
+    return Closed(bound.deadlock, deadlock_free(design, "skip"), bound.throughput, need, repaired)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hwmodel.datatypes import DataType, integer
-from hwmodel.design import Builder, Design
+from hwmodel.design import Builder, Design, End
+from hwmodel.fifo import size
+from hwmodel.fifo.search import total_bits
 from hwmodel.kernels import (
     Channelwise,
     Downsample,
@@ -36,6 +40,7 @@ from hwmodel.kernels import (
     Window,
 )
 from hwmodel.kernels.kernel import Port
+from hwmodel.simulate import Network
 
 SHARED = Path(os.environ.get("GRAPHOPT_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 CONFIGURATIONS = SHARED / "truth" / "finn_configs"
@@ -87,7 +92,6 @@ class ResNet50:
         name = self.name("MVAU_hls")
         fold = self.folding(name)
         accumulator = integer((inputs * kernel**2).bit_length() + element.bits, signed=True)
-        thresholds = 0
         return self.add(
             MatrixVector(
                 name=name,
@@ -100,7 +104,6 @@ class ResNet50:
                 weight=WEIGHT,
                 accumulator=accumulator,
                 output=accumulator,
-                thresholds=thresholds,
             ),
             stream,
         )
@@ -342,33 +345,111 @@ class ResNet50:
         return self.join(branch, skip, 4 * width * small * small)
 
 
+def skips(design: Design, config: Mapping[str, Any]) -> dict[str, int]:
+    """FINN's depth of each skip FIFO, by stream, in order of the blocks.
+
+    FINN numbers the two thresholdings behind a fork in an order of its own, so in an identity
+    block the deeper of the two entries is the skip's.
+    """
+    found = {}
+    into = {stream.sink.kernel: stream for stream in design.streams if stream.sink}
+    for join in (kernel for kernel in design.kernels if isinstance(kernel, Join)):
+        skip = next(s for s in design.streams if s.sink == End(join.name, 1))
+        assert skip.source is not None
+        depth = config[skip.source.kernel]["outFIFODepths"][0]
+        if skip.source.kernel.startswith("Thresholding"):
+            source = into[skip.source.kernel].source
+            assert source is not None
+            pair = [s.sink.kernel for s in design.streams
+                    if s.source and s.sink and s.source.kernel == source.kernel]  # fmt: skip
+            depth = max(config[name]["outFIFODepths"][0] for name in pair)
+        found[skip.name] = depth
+    return found
+
+
+def brams(design: Design, depths: Mapping[str, int], *, finn: bool) -> float:
+    """RAMB18 of all FIFOs on the U250: as FINN builds them, or the cheapest on the device."""
+    from hwmodel.devices import device
+    from hwmodel.memory import cheapest, finn_choice
+
+    u250 = device("U250")
+    total = 0.0
+    for name, depth in depths.items():
+        bits = design.stream[name].bits
+        mapped = (
+            finn_choice(depth, bits, device=u250, split=True)
+            if finn
+            else cheapest(depth, bits, u250)
+        )
+        total += mapped.resources.bram18
+    return total
+
+
+def live_depths(design: Design) -> dict[str, int]:
+    """FINN+'s depths of the same network, sized on the FPGA itself."""
+    config = json.loads((CONFIGURATIONS / "resnet50__finn_plus_live_fifo_U250.json").read_text())
+    renamed = {
+        name.replace("StreamingDataWidthConverter_", "StreamingDataWidthConverter_rtl_")
+        if "_rtl_" not in name and "StreamingDataWidthConverter_" in name
+        else name: entry
+        for name, entry in config.items()
+    }
+    again = ResNet50(renamed).design()
+    live = {stream.name: stream.depth or 2 for stream in again.streams}
+    return {name: live[name] for name in design.stream}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=2)
+    parser.add_argument("--no-joint", action="store_true", help="leave out the joint minimum")
     options = parser.parse_args()
     path = CONFIGURATIONS / "resnet50__folding_config__U250_folding_config.json"
+    if not path.is_file():
+        print(f"{path} is not there: set GRAPHOPT_SHARED to the folder with the records.")
+        return
     config = json.loads(path.read_text())
     design = ResNet50(config).design()
-    from hwmodel.simulate import Network
-
-    print(len(design.kernels), "kernels", len(design.streams), "streams; slowest", design.cycles)
     network = Network(design)
-    joins = [k.name for k in design.kernels if isinstance(k, Join)]
-    skips = [
-        s.name for j in joins for s in design.streams
-        if s.sink and s.sink.kernel == j and s.sink.port == 1
-    ]
-    import numpy as np
+    print(f"{len(design.kernels)} kernels, {len(design.streams)} FIFOs, simulated whole")
 
-    words = np.array([s.words for s in design.streams])
-    for label, period in (("unthrottled", 0), ("rate", None)):
-        start = time.time()
-        if period is None:
-            period = run.interval
-        run = network.run(words, frames=options.frames, period=period, fed=options.frames)
-        print(label, run.status, run.frame_cycles, run.cycles, f"{time.time() - start:.1f} s")
-        for s in skips:
-            print("  ", s, design.stream[s].depth, run.streams[s].peak)
+    # FINN sends two frames as fast as they are taken, with FIFOs of a frame each.
+    frame = np.array([stream.words for stream in design.streams])
+    start = time.perf_counter()
+    eager = network.run(frame, frames=2, fed=2)
+    seconds = time.perf_counter() - start
+    print(f"{eager.cycles} cycles in {seconds:.0f} s; {eager.interval} cycles a frame\n")
+    matched = network.run(frame, frames=2, fed=2, period=eager.interval)
+    print("skip FIFO               FINN   ours, as FINN  error   ours, rate-matched")
+    worst = 0.0
+    for name, finn in skips(design, config).items():
+        peak, rate = eager.streams[name].peak, matched.streams[name].peak
+        worst = max(worst, abs(peak / finn - 1))
+        print(f"{name:22} {finn:6d} {peak:14d}  {peak / finn - 1:+6.2%} {rate:12d}")
+    print(f"largest error: {worst:.2%}")
+    if options.no_joint:
+        return
+
+    start = time.perf_counter()
+    sizing = size(design, report=lambda line: print("  " + line, flush=True))
+    seconds = time.perf_counter() - start
+    print(f"\njoint minimum: {seconds / 60:.1f} minutes, {sizing.simulations} simulations, "
+          f"{sizing.interval} cycles a frame")  # fmt: skip
+    first = next(iter(skips(design, config)))
+    print(f"first skip: {sizing.depths[first]} words (FINN {skips(design, config)[first]})")
+    given = {stream.name: stream.depth or 2 for stream in design.streams}
+    # The names of the deeper thresholdings are exchanged in some blocks; the sum is the same.
+    print(f"\n{'all FIFOs':24} {'words':>9} {'Mbit':>7} {'RAMB18':>7}")
+    rows = {
+        "FINN, shipped": (given, True),
+        "FINN+, on the FPGA": (live_depths(design), True),
+        "rate-matched peaks": ({n: max(2, p) for n, p in matched.peaks.items()}, False),
+        "ours, joint": (dict(sizing.depths), False),
+    }
+    for label, (depths, finn) in rows.items():
+        print(
+            f"{label:24} {sum(depths.values()):9d} {total_bits(design, depths) / 1e6:7.2f} "
+            f"{brams(design, depths, finn=finn):7.0f}"
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ fast as with unlimited FIFOs. FINN sizes by occupancy; need is smaller, and the 
 FIFOs smaller still.
 """
 
-
 from hwmodel.fifo.bounds import Bound, bounds
 from hwmodel.fifo.explain import explain
 from hwmodel.fifo.search import Sizing, deadlock_free, minimal, occupancy, size

@@ -164,9 +164,7 @@ def _bound(design: Design, skip: Skip, interval: int) -> Bound:
     pixels = _pixels(skip, total)
     words = max(1, total // pixels)
     # The first word of each pixel has the most to wait for.
-    outputs = np.arange(0, total, words) + 1
-    scale = join.inputs[0].words // total if total < join.inputs[0].words else 1
-    deadlock = _deadlock(skip, outputs * scale, outputs)
+    deadlock = _deadlock(skip, np.arange(0, total, words) + 1)
     loop, first, spread = _loop(skip, join.inputs[0].elements)
     pixel = _pixel_time(skip, words, pixels, interval)
     more = 0
@@ -177,9 +175,7 @@ def _bound(design: Design, skip: Skip, interval: int) -> Bound:
     return Bound(skip, deadlock, throughput, words, lag, loop, spread, pixel)
 
 
-def _in_time(
-    more: int, words: int, loop: int, first: int, spread: int, pixel: float
-) -> bool:
+def _in_time(more: int, words: int, loop: int, first: int, spread: int, pixel: float) -> bool:
     """Whether the loop closes within a pixel time, for the last and for the first word of a pixel,
     with `more` words beyond the deadlock bound.
     """
@@ -191,39 +187,28 @@ def _in_time(
     return True
 
 
-def _deadlock(skip: Skip, outputs: np.ndarray, taken: np.ndarray) -> int:
-    words = outputs
+def _deadlock(skip: Skip, taken: np.ndarray) -> int:
+    """The deadlock bound, looked for at these words of the join (1 ...).
+
+    Exact where the skip is a plain FIFO. Kernels on the skip hold some of its words themselves;
+    then the bound is enough, but up to so many words too high.
+    """
+    sent = taken
     for kernel in reversed(skip.branch):
-        words = need(kernel, words)
-    # What the ways of the skip have taken from its FIFO by then, or could have.
-    before = taken - 1
-    for kernel in reversed(skip.skip):
-        words = words  # kernels on the skip hold what they took: counted from the fork
-    return int(np.max(words - before)) if not skip.skip else _projected(skip, words, before)
-
-
-def _projected(skip: Skip, words: np.ndarray, before: np.ndarray) -> int:
-    """The bound of a FIFO behind the skip's own kernels: what those make of the words sent."""
-    sent = np.zeros_like(words)
-    made = np.arange(1, skip_words(skip) + 1)
-    needed = made
-    for kernel in reversed(skip.skip):
-        needed = need(kernel, needed)
-    sent = np.searchsorted(needed, words, side="right")
-    return max(1, int(np.max(sent - before)))
-
-
-def skip_words(skip: Skip) -> int:
-    """Words in a frame at the end of the skip."""
-    return skip.skip[-1].outputs[0].words
+        sent = need(kernel, sent)
+    if skip.skip:
+        made = np.arange(1, skip.skip[-1].outputs[0].words + 1)
+        asks = made
+        for kernel in reversed(skip.skip):
+            asks = need(kernel, asks)
+        sent = np.searchsorted(asks, sent, side="right")
+    return max(1, int(np.max(sent - (taken - 1))))
 
 
 def _pixels(skip: Skip, total: int) -> int:
-    """Pixels in a frame at the join."""
+    """Pixels in a frame at the join, which gets `total` words."""
     for kernel in reversed(skip.branch):
-        if isinstance(kernel, MatrixVector | VectorVector):
-            return math.gcd(kernel.vectors, total)
-        if isinstance(kernel, Threshold):
+        if isinstance(kernel, MatrixVector | VectorVector | Threshold):
             return math.gcd(kernel.vectors, total)
     return total
 

@@ -27,9 +27,7 @@ def regions(design: Design) -> list[Design]:
     # Forks and joins bound the parts; chains of other kernels hang on to the part before them.
     order = {kernel.name: index for index, kernel in enumerate(design.kernels)}
     cuts = {
-        pair
-        for pair in bridges
-        if len(design.kernel[max(pair, key=order.__getitem__)].outputs) > 1
+        pair for pair in bridges if len(design.kernel[max(pair, key=order.__getitem__)].outputs) > 1
     }
     kept = graph.copy()
     kept.remove_edges_from(tuple(pair) for pair in cuts)
