@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from graphopt.errors import GraphoptError
-from hwmodel.design import Design, Stream
+from hwmodel.design import Design, End, Stream
 from hwmodel.fifo.regions import regions
 from hwmodel.simulate import UNLIMITED, Network, Run
 
@@ -161,14 +161,24 @@ def size(
     report(f"rate-matched peaks: {total_bits(design, dict(zip(names, ceiling, strict=True)))} bits")
     if not throughput:
         target = _FOR_EVER
-    parts = regions(design)
-    tasks = [(part, target, price, smallest) for part in parts]
+    # Blocks that differ in names alone are searched once.
+    alike: dict[Any, list[Design]] = {}
+    for part in regions(design):
+        alike.setdefault(shape_of(part), []).append(part)
+    groups = list(alike.values())
+    tasks = [(group[0], target, price, smallest) for group in groups]
     found: dict[str, int] = {}
     simulations = 0
-    for part, (depths, runs) in zip(parts, _each(_search, tasks, jobs), strict=True):
+    for group, (depths_of_part, runs) in zip(groups, _each(_search, tasks, jobs), strict=True):
         simulations += runs
-        found |= depths
-        report(f"{len(part.streams)} FIFOs: {total_bits(part, depths)} bits after {runs} runs")
+        for part in group:
+            names_here = [stream.name for stream in part.streams]
+            found |= dict(zip(names_here, depths_of_part, strict=True))
+        report(
+            f"{len(group)} x {len(group[0].streams)} FIFOs from {group[0].kernels[0].name}: "
+            f"{total_bits(part, dict(zip(names_here, depths_of_part, strict=True)))} bits "
+            f"after {runs} runs"
+        )
     depths = np.array([max(smallest, min(found[name], ceiling[i])) for i, name in enumerate(names)])
     depths, run = _repaired(whole, depths, ceiling, target, report)
     sized = dict(zip(names, map(int, depths), strict=True))
@@ -176,6 +186,24 @@ def size(
 
 
 _FOR_EVER = 1 << 50
+
+
+_LONG = 10_000_000
+"""Cycles times kernels of one run above which a part is searched in one order only."""
+
+
+def shape_of(design: Design) -> Any:
+    """The same for designs that differ in names alone."""
+    place = {kernel.name: index for index, kernel in enumerate(design.kernels)}
+
+    def end(at: End | None) -> Any:
+        return None if at is None else (place[at.kernel], at.port)
+
+    kernels = tuple(replace(kernel, name="") for kernel in design.kernels)  # type: ignore[type-var]
+    streams = tuple(
+        (end(s.source), end(s.sink), s.bits, s.elements, s.words) for s in design.streams
+    )
+    return kernels, streams
 
 
 def _each(function: Any, tasks: Sequence[Any], jobs: int | None) -> Iterable[Any]:
@@ -237,8 +265,8 @@ class _Trial:
         return high
 
 
-def _search(task: tuple[Design, int, Price, int]) -> tuple[dict[str, int], int]:
-    """The cheapest depths of one part, and the runs it took."""
+def _search(task: tuple[Design, int, Price, int]) -> tuple[list[int], int]:
+    """The cheapest depths of one part in order of its streams, and the runs it took."""
     part, target, price, smallest = task
     network = Network(part)
     period = 0 if target == _FOR_EVER else target
@@ -246,9 +274,9 @@ def _search(task: tuple[Design, int, Price, int]) -> tuple[dict[str, int], int]:
     names = [stream.name for stream in part.streams]
     unlimited = np.full(len(names), UNLIMITED)
     start = trial.run(unlimited)
-    trial.limit = 2 * start.frame_ends[-1] + 4 * start.interval + 1000
-    if target == _FOR_EVER:
-        trial.limit = None
+    if target != _FOR_EVER:
+        # Depths that keep the interval may delay the first frame, but not for ever.
+        trial.limit = start.frame_ends[-1] + max(target // 2, 1000)
 
     def holds(depths: Any) -> bool:
         return trial.lives(depths) if target == _FOR_EVER else trial.keeps(depths, target)
@@ -263,15 +291,17 @@ def _search(task: tuple[Design, int, Price, int]) -> tuple[dict[str, int], int]:
     def saving(index: int) -> float:
         return price(part.streams[index], int(top[index])) - price(part.streams[index], smallest)
 
-    by_saving = sorted(range(len(names)), key=saving, reverse=True)
     along = list(range(len(names)))
+    orders = [sorted(along, key=saving, reverse=True), along, along[::-1]]
+    if start.cycles * len(part.kernels) > _LONG:
+        del orders[1:]
     best = top
-    for order in (by_saving, along, along[::-1]):
+    for order in orders:
         depths = top.copy()
         _shrink(trial, depths, order, smallest, holds)
         if cost(depths) < cost(best):
             best = depths
-    return dict(zip(names, map(int, best), strict=True)), trial.runs
+    return list(map(int, best)), trial.runs
 
 
 def _shrink(

@@ -150,7 +150,9 @@ def test_runs_are_repeatable_and_do_not_touch_the_network() -> None:
         ),
         (LabelSelect(name="k", labels=10, k=3, input=BYTE, output=BYTE), Port(BYTE, 1, 10)),
         (
-            Downsample(name="k", height=5, width=7, channels=4, stride=(2, 3), element=BYTE, simd=2),
+            Downsample(
+                name="k", height=5, width=7, channels=4, stride=(2, 3), element=BYTE, simd=2
+            ),
             Port(BYTE, 2, 70),
         ),
         (
