@@ -47,6 +47,9 @@ class Cost:
         peak_activation_bytes: greatest sum of the bytes of live activations at batch 1, or
             None where it is not known (a region, or a tensor of unknown shape).
         latency_s: measured seconds per run, or None where nothing was measured.
+        interval_cycles, lut, ff, bram18, uram, dsp, fifo_bits: of a streaming accelerator:
+            cycles between frames, what it takes of the FPGA (bram18 counts half block RAMs), and
+            storage of its FIFOs; None on other targets.
     """
 
     parameters: int = 0
@@ -54,6 +57,13 @@ class Cost:
     multiply_adds: int = 0
     peak_activation_bytes: int | None = None
     latency_s: float | None = None
+    interval_cycles: int | None = None
+    lut: float | None = None
+    ff: float | None = None
+    bram18: float | None = None
+    uram: float | None = None
+    dsp: float | None = None
+    fifo_bits: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not known is left out."""

@@ -11,7 +11,11 @@ from hwmodel.fifo import bounds
 from hwmodel.simulate import simulate
 
 _INK, _FILL, _LIMIT = "#30363d", "#4878a8", "#c8553d"
-_PARTS = (("#4878a8", "needed, or it deadlocks"), ("#8fb3d1", "more, for full speed"), ("#d9dde2", "beyond both"))
+_PARTS = (
+    ("#4878a8", "needed, or it deadlocks"),
+    ("#8fb3d1", "more, for full speed"),
+    ("#d9dde2", "beyond both"),
+)
 
 
 def plot(design: Design, path: Path, *, frames: int = 3, most: int = 12) -> None:

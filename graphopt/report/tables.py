@@ -90,6 +90,13 @@ def costs(columns: Sequence[tuple[str, Cost]]) -> Table:
         ("multiply-adds", "multiply_adds", si),
         ("peak activations", "peak_activation_bytes", size),
         ("latency (ONNX Runtime)", "latency_s", lambda s: f"{s * 1e3:.3g} ms"),
+        ("cycles a frame", "interval_cycles", si),
+        ("LUT", "lut", si),
+        ("FF", "ff", si),
+        ("BRAM18", "bram18", si),
+        ("URAM", "uram", si),
+        ("DSP", "dsp", si),
+        ("FIFO bits", "fifo_bits", si),
     )
     for label, key, show in rows:
         values = [getattr(cost, key) for _, cost in columns]

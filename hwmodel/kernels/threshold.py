@@ -24,6 +24,7 @@ class Threshold:
         depth_trigger_bram, depth_trigger_uram: FINN's attributes of the same name.
         shared: all channels have the same thresholds, as in the quantizer of a whole tensor; no
             memory is needed then.
+        ram_style: what holds the thresholds of an HLS kernel (FINN: ram_style).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Threshold:
     depth_trigger_bram: int = 0
     depth_trigger_uram: int = 0
     shared: bool = False
+    ram_style: str = "distributed"
 
     @property
     def stages(self) -> int:
@@ -66,7 +68,20 @@ class Threshold:
 
 @dataclass(frozen=True, kw_only=True)
 class Channelwise:
-    """Adds to, or multiplies, each element by a constant of its channel (FINN: ChannelwiseOp)."""
+    """Adds to, or multiplies, each element by a constant of its channel.
+
+    Attributes:
+        function: "add", "mul", "sub", "cmp_le" ...
+        channels: C.
+        vectors: pixels in a frame.
+        pe: channels in a word.
+        input, parameter, output: element types; `parameter` is that of the constants.
+        ram_style: what holds the constants.
+        constants: how many there are; None: one for each channel.
+        memory: where they are, as in `MatrixVector`.
+        operator: FINN's kind of node: "elementwise" (ElementwiseAdd, ElementwiseMul ...) or
+            "channelwise" (ChannelwiseOp, which only Xilinx/finn has).
+    """
 
     name: str
     function: str
@@ -77,6 +92,9 @@ class Channelwise:
     parameter: DataType
     output: DataType
     ram_style: str = "auto"
+    constants: int | None = None
+    memory: str = "internal_embedded"
+    operator: str = "elementwise"
 
     @property
     def fold(self) -> int:

@@ -121,7 +121,7 @@ def test_a_slower_interval_asks_for_less() -> None:
     design = unsized(truth.wired(PLAIN[0]).design)
     free = simulate(design, frames=4).interval
     assert size(design, jobs=1, interval=2 * free).bits <= size(design, jobs=1).bits
-    with pytest.raises(GraphoptError, match="needs .* cycles a frame"):
+    with pytest.raises(GraphoptError, match=r"needs .* cycles a frame"):
         size(design, jobs=1, interval=free // 2)
 
 

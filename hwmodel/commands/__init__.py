@@ -1,0 +1,1 @@
+"""Subcommands that hwmodel adds to `graphopt`."""
