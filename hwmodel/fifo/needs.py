@@ -64,6 +64,14 @@ def _(kernel: k.Padding, output: Any) -> Any:
 
 
 @need.register
+def _(kernel: k.ChannelPadding, output: Any) -> Any:
+    before, own = kernel.before // kernel.simd, kernel.channels // kernel.simd
+    width = before + own + kernel.after // kernel.simd
+    pixel, word = np.divmod(_index(output), width)
+    return pixel * own + np.clip(word - before + 1, 0, own)
+
+
+@need.register
 def _(kernel: k.Window, output: Any) -> Any:
     fold, taps_w = kernel.fold, kernel.kernel[1]
     index = _index(output)

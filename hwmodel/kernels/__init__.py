@@ -5,7 +5,8 @@ with ready / valid handshakes. The names in brackets are FINN's.
 
 | module | kernels |
 |---|---|
-| `window` | `Padding` (FMPadding), `Window` (ConvolutionInputGenerator), `Downsample` |
+| `window` | `Padding` (FMPadding), `Window` (ConvolutionInputGenerator), `Downsample`, \
+`ChannelPadding` |
 | `matrix` | `MatrixVector` (MVAU), `VectorVector` (VVAU) |
 | `threshold` | `Threshold` (Thresholding), `Channelwise` (ChannelwiseOp) |
 | `plumbing` | `WidthConverter`, `Fork` (DuplicateStreams), `Join` (AddStreams, elementwise), \
@@ -19,9 +20,10 @@ from hwmodel.kernels.matrix import MatrixVector, VectorVector
 from hwmodel.kernels.plumbing import Concat, Fork, Join, WidthConverter
 from hwmodel.kernels.pooling import GlobalPool, LabelSelect, MaxPool, Pool, Upsample
 from hwmodel.kernels.threshold import Channelwise, Threshold
-from hwmodel.kernels.window import Downsample, Padding, Window
+from hwmodel.kernels.window import ChannelPadding, Downsample, Padding, Window
 
 __all__ = [
+    "ChannelPadding",
     "Channelwise",
     "Concat",
     "Downsample",

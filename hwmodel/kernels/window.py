@@ -204,3 +204,32 @@ class Downsample:
     @property
     def cycles(self) -> int:
         return self.inputs[0].words
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelPadding:
+    """Puts channels of zeros before and after those of each pixel.
+
+    ResNet's shortcut of option A. FINN has no such kernel; this one is `Padding` along channels.
+    """
+
+    name: str
+    vectors: int
+    channels: int
+    before: int
+    after: int
+    element: DataType
+    simd: int = 1
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (Port(self.element, self.simd, self.vectors * self.channels // self.simd),)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        channels = self.before + self.channels + self.after
+        return (Port(self.element, self.simd, self.vectors * channels // self.simd),)
+
+    @property
+    def cycles(self) -> int:
+        return self.outputs[0].words

@@ -84,6 +84,14 @@ def _(kernel: k.Padding) -> Machine:
 
 
 @machine.register
+def _(kernel: k.ChannelPadding) -> Machine:
+    # A pixel is a row of channels.
+    first, last = kernel.before // kernel.simd, (kernel.before + kernel.channels) // kernel.simd
+    width = (kernel.before + kernel.channels + kernel.after) // kernel.simd
+    return Machine(PAD, (1, width, kernel.vectors, first, last, 0, kernel.vectors))
+
+
+@machine.register
 def _(kernel: k.Window) -> Machine:
     fold, width = kernel.fold, kernel.width
     (kernel_h, kernel_w), (stride_h, stride_w) = kernel.kernel, kernel.stride

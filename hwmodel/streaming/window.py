@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwmodel.kernels import Downsample, Padding, Window
+from hwmodel.kernels import ChannelPadding, Downsample, Padding, Window
 from hwmodel.resources import Resources
 from hwmodel.streaming.fabric import (
     bits,
@@ -104,6 +104,19 @@ def _downsample(kernel: Downsample, part: Part) -> Terms:
     """Two counters and an output word, from the coefficients of `Padding`."""
     word = bytewise(kernel.simd * kernel.element.bits)
     counter = bits(kernel.width * kernel.channels // kernel.simd) + bits(kernel.height)
+    return Terms(
+        "Padding",
+        Resources(ff=2 * (word + 1) + counter + 2),
+        lut={"base": 1, "word": word, "counter": counter},
+        fitted=False,
+    )
+
+
+@terms.register
+def _channel_padding(kernel: ChannelPadding, part: Part) -> Terms:
+    """A `Padding` whose rows are pixels."""
+    word = bytewise(kernel.simd * kernel.element.bits)
+    counter = bits(kernel.outputs[0].words // kernel.vectors) + bits(kernel.vectors)
     return Terms(
         "Padding",
         Resources(ff=2 * (word + 1) + counter + 2),

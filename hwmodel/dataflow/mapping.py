@@ -1,0 +1,820 @@
+"""The operators of a graph and the kernels that run them.
+
+A convolution is padding, a sliding window and a matrix-vector unit (1x1 ones without stride have
+neither padding nor window); a depthwise one has a vector unit. Norms, constant scales and biases
+take nothing: they go into the thresholds behind them. An activation with its quantizer is one
+thresholding. What only renames (Reshape, Flatten, Identity ...) is no kernel; a tensor with
+several readers is a fork. ONNX counts NCHW; streams carry a pixel's channels together.
+
+In a float model with widths from the user, an activation is quantized where it stands, and the
+input of a layer that would be wider than its activation bits where the layer reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir
+
+from graphopt.errors import GraphoptError
+from graphopt.ir.layers import data_tensors
+from graphopt.ir.model import Model, node_label
+from graphopt.ir.shapes import Shapes
+from hwmodel.dataflow import precision
+from hwmodel.dataflow.precision import Bits, attribute, fixed
+from hwmodel.datatypes import DataType, integer
+from hwmodel.design import Builder, Design
+from hwmodel.kernels import (
+    ChannelPadding,
+    Concat,
+    Downsample,
+    Fork,
+    GlobalPool,
+    Join,
+    Kernel,
+    LabelSelect,
+    MatrixVector,
+    MaxPool,
+    Padding,
+    Pool,
+    Threshold,
+    Upsample,
+    VectorVector,
+    Window,
+)
+from hwmodel.kernels.kernel import Port
+
+
+class UnsupportedLayer(GraphoptError):
+    """A node that no kernel runs; the message names it and says what would help."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """What a stream carries: `channels` for each of height x width pixels.
+
+    Attributes:
+        stream: open stream of the builder; "" where the tensor waits for its first reader.
+        element: type of an element.
+    """
+
+    stream: str
+    element: DataType
+    channels: int
+    height: int = 1
+    width: int = 1
+
+    @property
+    def elements(self) -> int:
+        """In a frame."""
+        return self.channels * self.height * self.width
+
+    @property
+    def pixels(self) -> int:
+        """In a frame."""
+        return self.height * self.width
+
+
+RENAMES = frozenset(
+    "Identity Dropout Cast Reshape Flatten Squeeze Unsqueeze Transpose DequantizeLinear "
+    "BatchNormalization Softmax LogSoftmax".split()
+)
+"""Operators that take no hardware: they only rename, or go into neighbours, or stay on the host."""
+
+MONOTONE = {
+    "Relu": False, "Clip": False, "Sigmoid": False, "HardSigmoid": False, "Tanh": True,
+    "LeakyRelu": True, "PRelu": True, "Elu": True, "Selu": True, "Softplus": False,
+    "Softsign": True, "Sign": True, "ThresholdedRelu": False,
+}  # fmt: skip
+"""Activations that thresholds can stand for, and whether their values have a sign."""
+
+_CONVS = frozenset({"Conv", "QLinearConv"})
+_PRODUCTS = frozenset({"Gemm", "MatMul", "QLinearMatMul"})
+_LINEAR = _CONVS | _PRODUCTS
+_POOLS = frozenset(
+    "MaxPool AveragePool GlobalAveragePool GlobalMaxPool QLinearGlobalAveragePool".split()
+)
+_JOINS = {
+    "Add": "add", "Sum": "add", "Sub": "sub", "Mul": "mul",
+    "QLinearAdd": "add", "QLinearMul": "mul",
+}  # fmt: skip
+_BINARY = frozenset({*_JOINS, "Div"})
+
+
+def map_model(model: Model, *, bits: Bits | None = None) -> Design:
+    """The design of a model, every kernel with PE = SIMD = 1.
+
+    Args:
+        model: the model. Widths come from its quantizers (QONNX Quant, BipolarQuant, Trunc;
+            QuantizeLinear; MultiThreshold) and annotations (finn_datatype).
+        bits: widths where it has none.
+
+    Raises:
+        UnsupportedLayer: a node has no kernel, a shape is unknown, or a layer has no widths.
+    """
+    return _Mapper(model, bits).run()
+
+
+class _Mapper:
+    def __init__(self, model: Model, bits: Bits | None) -> None:
+        self.model, self.bits = model, bits
+        self.shapes = model.analyses.get(Shapes())
+        self.data = data_tensors(model)
+        self.build = Builder()
+        self.maps: dict[str, Map] = {}
+        self.nodes = [n for n in model.graph if any(o.name in self.data for o in n.outputs)]
+        self.outputs = {value.name for value in model.graph.outputs}
+        self.linear = [n for n in self.nodes if n.op_type in _LINEAR]
+        self.place = {id(node): index for index, node in enumerate(self.linear)}
+        self.alias: dict[str, str] = {}
+        self.readers: dict[str, int] = {}
+        self.taken: dict[str, list[str]] = {}
+        self.names: set[str] = set()
+        self.handlers: dict[str, Callable[[onnx_ir.Node], None]] = {
+            "Concat": self._concat,
+            "Resize": self._resize,
+            "Upsample": self._resize,
+            "Pad": self._pad,
+            "Slice": self._slice,
+            "ReduceMean": self._mean,
+            "ArgMax": self._select,
+            "TopK": self._select,
+            **dict.fromkeys(_CONVS, self._conv),
+            **dict.fromkeys(_PRODUCTS, self._product),
+            **dict.fromkeys(_POOLS, self._pool),
+            **dict.fromkeys(_JOINS, self._join),
+        }
+
+    def run(self) -> Design:
+        self._count()
+        for value in self.model.graph.inputs:
+            if value.name in self.data and value.name and self.readers.get(value.name):
+                self._input(value)
+        for node in self.nodes:
+            if node.outputs[0].name not in self.alias:
+                self._map(node)
+        return self.build.design()
+
+    # ---- which tensors are the same, and who reads them
+
+    def _count(self) -> None:
+        for node in self.nodes:
+            if self._renames(node):
+                self._check_renaming(node)
+                source = self._data_inputs(node)[0]
+                for output in node.outputs:
+                    if output.name:
+                        self.alias[output.name] = self._root(source.name or "")
+        for node in self.nodes:
+            if node.outputs[0].name in self.alias:
+                continue
+            for value in self._data_inputs(node):
+                root = self._root(value.name or "")
+                self.readers[root] = self.readers.get(root, 0) + 1
+        for name in self.outputs:
+            root = self._root(name or "")
+            if root in self.readers:
+                self.readers[root] += 1
+
+    def _renames(self, node: onnx_ir.Node) -> bool:
+        """Whether a node takes no hardware: its output is its first data input."""
+        kind = node.op_type
+        sources = self._data_inputs(node)
+        if len(sources) != 1:
+            return False
+        if kind in RENAMES or kind == "Trunc":
+            return True
+        if kind == "ReduceMean" and len(self._axes(node)) == 1:
+            # A mean over width whose result a mean over height reads: one pool, at the second.
+            readers = [use.node for use in node.outputs[0].uses()]
+            return len(readers) == 1 and readers[0].op_type == "ReduceMean"
+        if kind in _BINARY:
+            return True
+        if kind in precision.QUANTIZERS | {"QuantizeLinear", "MultiThreshold"}:
+            # The quantizer of the graph's input says what comes in; that of a weight is no data.
+            return self._is_input(sources[0])
+        # Without widths of the user's, an activation goes into the quantizer behind it.
+        return kind in MONOTONE and (self.bits is None or self._quantized_next(node))
+
+    def _check_renaming(self, node: onnx_ir.Node) -> None:
+        if node.domain.endswith("channels_last"):
+            raise self._refused(node, "it is channels-last: convert the model to channels-first")
+
+    def _is_input(self, value: onnx_ir.Value) -> bool:
+        root = self._root(value.name or "")
+        return any(value.name == root for value in self.model.graph.inputs)
+
+    def _quantized_next(self, node: onnx_ir.Node) -> bool:
+        readers = [use.node for use in node.outputs[0].uses()]
+        return bool(readers) and all(
+            reader.op_type in precision.QUANTIZERS | {"QuantizeLinear", "MultiThreshold"}
+            for reader in readers
+        )
+
+    def _root(self, name: str) -> str:
+        return self.alias.get(name, name)
+
+    def _data_inputs(self, node: onnx_ir.Node) -> list[onnx_ir.Value]:
+        return [value for value in node.inputs if value is not None and value.name in self.data]
+
+    # ---- streams
+
+    def _input(self, value: onnx_ir.Value) -> None:
+        name = value.name or ""
+        shape = self._shape(value, "the input")
+        element = precision.annotated(value) or self._type_behind(name)
+        if element is None:
+            first = self.bits.first if self.bits and self.bits.first else None
+            element = integer(first[1], signed=False) if first else precision.IMAGE
+        tensor = self._as_map(shape, element)
+        stream = self.build.source(name, Port(element, 1, tensor.elements))
+        self._open(name, replace(tensor, stream=stream), name)
+
+    def _type_behind(self, name: str) -> DataType | None:
+        """What the quantizers that were folded into this tensor say."""
+        for node in self.nodes:
+            if node.outputs[0].name in self.alias and self.alias[node.outputs[0].name] == name:
+                found = precision.quantized(node)
+                if found is not None:
+                    return found
+        return None
+
+    def _shape(self, value: onnx_ir.Value, what: str) -> tuple[int, ...]:
+        """The shape of one sample, batch left out."""
+        shape = self.shapes[value.name or ""].shape
+        if shape is None or any(not isinstance(d, int) for d in shape[1:]):
+            raise UnsupportedLayer(
+                f"{what} ({value.name}) has no known shape: give the model fixed sizes."
+            )
+        return tuple(d for d in shape[1:] if isinstance(d, int))
+
+    def _as_map(self, shape: tuple[int, ...], element: DataType) -> Map:
+        """Channels first; what is not an image counts as pixels of its last axis."""
+        if len(shape) == 3:
+            return Map("", element, *shape)
+        if len(shape) == 2:
+            # [tokens, features] of a transformer, or [channels, length] of a 1-d convolution.
+            return Map("", element, shape[1], shape[0], 1)
+        return Map("", element, math.prod(shape))
+
+    def _open(self, name: str, tensor: Map, layer: str) -> None:
+        """Notes the stream of a tensor, forked for all its readers."""
+        count = self.readers.get(name, 0)
+        streams = [tensor.stream]
+        if count > 1:
+            fork = Fork(
+                name=self._name(f"{layer}.fork"),
+                elements=tensor.elements,
+                pe=1,
+                element=tensor.element,
+                ways=count,
+            )
+            streams = list(self.build.add(fork, [tensor.stream], layer=layer))
+        self.taken[name] = streams
+        self.maps[name] = tensor
+
+    def _take(self, value: onnx_ir.Value) -> Map:
+        """One reader's stream of a tensor, in the shape that this reader sees."""
+        root = self._root(value.name or "")
+        tensor = replace(self.maps[root], stream=self.taken[root].pop(0))
+        shape = self.shapes[value.name or ""].shape
+        if shape is None or any(not isinstance(d, int) for d in shape[1:]):
+            return tensor
+        seen = self._as_map(tuple(d for d in shape[1:] if isinstance(d, int)), tensor.element)
+        if seen.elements != tensor.elements:
+            return tensor
+        return replace(seen, stream=tensor.stream)
+
+    def _name(self, wanted: str) -> str:
+        name, count = wanted, 1
+        while name in self.names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self.names.add(name)
+        return name
+
+    def _add(self, kernel: Kernel, streams: list[str], node: onnx_ir.Node) -> str:
+        (stream,) = self.build.add(kernel, streams, layer=node_label(node))
+        return stream
+
+    def _close(self, node: onnx_ir.Node, tensor: Map) -> None:
+        if node.op_type.startswith("QLinear"):
+            element = precision.quantized(node)
+            assert element is not None
+            tensor = self._thresholded(node, tensor, element, False, ".requantize")
+        self._open(node.outputs[0].name or "", tensor, node_label(node))
+
+    # ---- operators
+
+    def _map(self, node: onnx_ir.Node) -> None:
+        kind = node.op_type
+        self._check_renaming(node)
+        if kind in precision.QUANTIZERS | {"QuantizeLinear", "MultiThreshold"}:
+            self._quantizer(node)
+        elif kind in MONOTONE:
+            self._activation(node)
+        elif kind in self.handlers:
+            self.handlers[kind](node)
+        else:
+            raise self._refused(node, "no kernel of FINN runs it")
+
+    def _refused(self, node: onnx_ir.Node, why: str) -> UnsupportedLayer:
+        return UnsupportedLayer(f"{node_label(node)} ({node.op_type}) cannot be mapped: {why}.")
+
+    def _quantizer(self, node: onnx_ir.Node) -> None:
+        element = precision.quantized(node)
+        if element is None:
+            raise self._refused(node, "its width is not a constant")
+        tensor = self._take(self._data_inputs(node)[0])
+        shared = False
+        if node.op_type == "MultiThreshold" and len(node.inputs) > 1:
+            table = fixed(node.inputs[1])
+            shared = table is not None and table.ndim == 2 and table.shape[0] == 1
+        self._close(node, self._thresholded(node, tensor, element, shared))
+
+    def _activation(self, node: onnx_ir.Node) -> None:
+        """An activation of a float model, quantized to the user's width."""
+        assert self.bits is not None
+        element = integer(self.bits.activation, signed=MONOTONE[node.op_type])
+        if node.op_type == "Clip" and len(node.inputs) > 1:
+            low = fixed(node.inputs[1])
+            element = integer(element.bits, signed=low is None or float(np.min(low)) < 0)
+        tensor = self._take(self._data_inputs(node)[0])
+        self._close(node, self._thresholded(node, tensor, element, False))
+
+    def _thresholded(
+        self, node: onnx_ir.Node, tensor: Map, element: DataType, shared: bool, suffix: str = ""
+    ) -> Map:
+        if tensor.element == element:
+            return tensor
+        kernel = Threshold(
+            name=self._name(node_label(node) + suffix),
+            channels=tensor.channels,
+            vectors=tensor.pixels,
+            input=tensor.element,
+            threshold=tensor.element,
+            output=element,
+            steps=precision.steps(element),
+            shared=shared,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        return replace(tensor, stream=stream, element=element)
+
+    def _widths(
+        self, node: onnx_ir.Node, tensor: Map, weight: onnx_ir.Value
+    ) -> tuple[Map, DataType]:
+        """The input of a layer, narrowed where the user says so, and the type of its weights."""
+        kind = precision.of_weight(weight)
+        if self.bits is None:
+            if kind is None:
+                raise UnsupportedLayer(
+                    f"{node_label(node)} ({node.op_type}) has weights of no known width: quantize "
+                    "the model, or give widths with --bits w4a4."
+                )
+            return tensor, kind
+        given, activation = self.bits.of(self.place[id(node)], len(self.linear))
+        if kind is None:
+            kind = DataType.parse("BIPOLAR") if given == 1 else integer(given, signed=True)
+        if tensor.element.bits > activation and self.place[id(node)] > 0:
+            narrow = integer(activation, signed=tensor.element.signed)
+            tensor = self._thresholded(node, tensor, narrow, False, ".input")
+        return tensor, kind
+
+    def _weight(self, node: onnx_ir.Node) -> tuple[onnx_ir.Value, tuple[int, ...]]:
+        places = (0, 3) if node.op_type.startswith("QLinear") else (0, 1)
+        given = [node.inputs[place] for place in places]
+        sides = [v for v in given if v is not None and v.name not in self.data]
+        if not sides:
+            raise self._refused(node, "both of its sides depend on the input")
+        shape = self.shapes[sides[0].name or ""].static()
+        if shape is None and sides[0].const_value is not None:
+            shape = tuple(np.shape(sides[0].const_value.numpy()))
+        if shape is None:
+            raise self._refused(node, "the shape of its weights is not known")
+        return sides[0], shape
+
+    def _conv(self, node: onnx_ir.Node) -> None:
+        source = self._data_inputs(node)[0]
+        weight, shape = self._weight(node)
+        if not 3 <= len(shape) <= 4:
+            raise self._refused(node, f"its kernel has {len(shape) - 2} axes; 1 or 2 can be mapped")
+        tensor = self._take(source)
+        if len(shape) == 3:
+            # A 1-d convolution reads [channels, length]: a map of one column.
+            tensor = replace(tensor, channels=tensor.height, height=tensor.channels, width=1)
+            shape = (*shape, 1)
+        tensor, kind = self._widths(node, tensor, weight)
+        outputs, _, *kernel = shape
+        window = self._geometry(node, (kernel[0], kernel[1]), tensor)
+        groups = attribute(node, "group", 1)
+        depthwise = groups > 1 and groups == tensor.channels == outputs
+        if groups > 1 and not depthwise:
+            raise self._refused(
+                node,
+                f"it has {groups} groups for {tensor.channels} channels; only one group, or one "
+                "for each channel, has a kernel",
+            )
+        tensor = self._windowed(node, tensor, window, depthwise=depthwise)
+        length = kernel[0] * kernel[1] * (1 if depthwise else tensor.channels)
+        wide = precision.accumulator(length, tensor.element, kind)
+        name = self._name(node_label(node))
+        made: Kernel
+        if depthwise:
+            made = VectorVector(
+                name=name,
+                channels=outputs,
+                kernel=(kernel[0], kernel[1]),
+                vectors=tensor.pixels,
+                input=tensor.element,
+                weight=kind,
+                accumulator=wide,
+                output=wide,
+                backend=_backend(tensor.element, kind),
+            )
+        else:
+            made = _matrix(name, length, outputs, tensor, kind, wide)
+        stream = self._add(made, [tensor.stream], node)
+        self._close(node, replace(tensor, stream=stream, element=wide, channels=outputs))
+
+    def _geometry(self, node: onnx_ir.Node, kernel: tuple[int, int], tensor: Map) -> _Geometry:
+        def pair(name: str) -> tuple[int, int]:
+            found = tuple(attribute(node, name, ()) or ())
+            return (int(found[0]), int(found[1]) if len(found) > 1 else 1) if found else (1, 1)
+
+        stride, dilation = pair("strides"), pair("dilations")
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        mode = attribute(node, "auto_pad", "NOTSET")
+        sizes = (tensor.height, tensor.width)
+        if mode in ("SAME_UPPER", "SAME_LOWER"):
+            both = [
+                max(0, (-(-n // s) - 1) * s + r - n)
+                for n, s, r in zip(sizes, stride, reach, strict=True)
+            ]
+            low = [b // 2 if mode == "SAME_UPPER" else b - b // 2 for b in both]
+            pads = (low[0], low[1], both[0] - low[0], both[1] - low[1])
+        else:
+            found = [int(p) for p in attribute(node, "pads", ()) or (0, 0, 0, 0)]
+            if len(found) == 2:
+                found = [found[0], 0, found[1], 0]
+            pads = (found[0], found[1], found[2], found[3])
+        if min(pads) < 0:
+            raise self._refused(node, "its pads are negative")
+        padded = (sizes[0] + pads[0] + pads[2], sizes[1] + pads[1] + pads[3])
+        if any(r > n for r, n in zip(reach, padded, strict=True)):
+            raise self._refused(node, "its window is larger than the map")
+        return _Geometry(kernel, stride, dilation, pads)
+
+    def _windowed(
+        self, node: onnx_ir.Node, tensor: Map, window: _Geometry, *, depthwise: bool
+    ) -> Map:
+        """The tensor as windows: padding if there is any, then the generator."""
+        label = node_label(node)
+        if any(window.pads):
+            tensor = self._padded(node, tensor, window.pads)
+        if window.kernel == (1, 1) and window.stride == (1, 1):
+            return tensor
+        generator = Window(
+            name=self._name(f"{label}.window"),
+            height=tensor.height,
+            width=tensor.width,
+            channels=tensor.channels,
+            kernel=window.kernel,
+            stride=window.stride,
+            dilation=window.dilation,
+            element=tensor.element,
+            depthwise=depthwise,
+        )
+        stream = self._add(generator, [tensor.stream], node)
+        return replace(
+            tensor, stream=stream, height=generator.out_height, width=generator.out_width
+        )
+
+    def _padded(self, node: onnx_ir.Node, tensor: Map, pads: tuple[int, int, int, int]) -> Map:
+        kernel = Padding(
+            name=self._name(f"{node_label(node)}.pad"),
+            height=tensor.height,
+            width=tensor.width,
+            channels=tensor.channels,
+            pads=pads,
+            element=tensor.element,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        return replace(tensor, stream=stream, height=kernel.out_height, width=kernel.out_width)
+
+    def _product(self, node: onnx_ir.Node) -> None:
+        source = self._data_inputs(node)[0]
+        weight, shape = self._weight(node)
+        if len(shape) != 2:
+            raise self._refused(node, "its weights are no matrix")
+        tensor = self._take(source)
+        transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
+        rows, columns = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
+        if node.inputs[0] is weight:
+            raise self._refused(node, "its weights stand on the left")
+        tensor = replace(tensor, channels=rows, height=tensor.elements // rows, width=1)
+        tensor, kind = self._widths(node, tensor, weight)
+        wide = precision.accumulator(rows, tensor.element, kind)
+        made = _matrix(self._name(node_label(node)), rows, columns, tensor, kind, wide)
+        stream = self._add(made, [tensor.stream], node)
+        self._close(node, replace(tensor, stream=stream, element=wide, channels=columns))
+
+    def _pool(self, node: onnx_ir.Node) -> None:
+        tensor = self._take(self._data_inputs(node)[0])
+        kind = node.op_type
+        if kind.endswith(("GlobalAveragePool", "GlobalMaxPool")):
+            kernel = (tensor.height, tensor.width)
+            window = _Geometry(kernel)
+        else:
+            sizes = tuple(attribute(node, "kernel_shape", ()))
+            kernel = (int(sizes[0]), int(sizes[1]) if len(sizes) > 1 else 1)
+            if attribute(node, "ceil_mode", 0):
+                window = self._ceiled(node, kernel, tensor)
+            else:
+                window = self._geometry(node, kernel, tensor)
+        largest = kind in ("MaxPool", "GlobalMaxPool")
+        whole = kernel == (tensor.height, tensor.width) and not any(window.pads)
+        label = node_label(node)
+        made: Kernel
+        if whole and not largest:
+            return self._close(node, self._pooled_whole(node, tensor))
+        fits = (
+            largest
+            and kernel == window.stride
+            and not any(window.pads)
+            and window.dilation == (1, 1)
+            and tensor.height % kernel[0] == 0
+            and tensor.width % kernel[1] == 0
+        )
+        if fits:
+            made = MaxPool(
+                name=self._name(label),
+                height=tensor.height,
+                width=tensor.width,
+                channels=tensor.channels,
+                kernel=kernel,
+                element=tensor.element,
+            )
+            stream = self._add(made, [tensor.stream], node)
+            tensor = replace(tensor, stream=stream, height=made.out_height, width=made.out_width)
+            return self._close(node, tensor)
+        tensor = self._windowed(node, tensor, window, depthwise=True)
+        wide = tensor.element if largest else _summed(tensor.element, kernel[0] * kernel[1])
+        made = Pool(
+            name=self._name(label),
+            channels=tensor.channels,
+            kernel=kernel,
+            vectors=tensor.pixels,
+            function="MaxPool" if largest else "QuantAvgPool",
+            input=tensor.element,
+            output=wide,
+        )
+        stream = self._add(made, [tensor.stream], node)
+        return self._close(node, replace(tensor, stream=stream, element=wide))
+
+    def _axes(self, node: onnx_ir.Node) -> set[int]:
+        """The axes that a reduction goes over, batch counted."""
+        axes = attribute(node, "axes", None)
+        if axes is None and len(node.inputs) > 1:
+            given = fixed(node.inputs[1])
+            axes = None if given is None else [int(a) for a in np.ravel(given)]
+        shape = self.shapes[self._data_inputs(node)[0].name or ""].shape
+        rank = 0 if shape is None else len(shape)
+        return set() if axes is None else {a % max(rank, 1) for a in axes}
+
+    def _mean(self, node: onnx_ir.Node) -> None:
+        """A mean over height and width, at once or one after the other (the first is renamed)."""
+        value = self._data_inputs(node)[0]
+        shape = self.shapes[value.name or ""].shape
+        if shape is None or self._axes(node) != set(range(2, len(shape))):
+            raise self._refused(node, "it does not take the mean over height and width")
+        root = self.maps[self._root(value.name or "")]
+        tensor = replace(root, stream=self._take(value).stream)
+        self._close(node, self._pooled_whole(node, tensor))
+
+    def _pooled_whole(self, node: onnx_ir.Node, tensor: Map) -> Map:
+        wide = _summed(tensor.element, tensor.pixels)
+        kernel = GlobalPool(
+            name=self._name(node_label(node)),
+            channels=tensor.channels,
+            vectors=tensor.pixels,
+            input=tensor.element,
+            output=wide,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        return replace(tensor, stream=stream, element=wide, height=1, width=1)
+
+    def _ceiled(self, node: onnx_ir.Node, kernel: tuple[int, int], tensor: Map) -> _Geometry:
+        """With ceil_mode the last window may reach past the map: more padding there."""
+        window = self._geometry(node, kernel, tensor)
+        pads = list(window.pads)
+        for axis, size in enumerate((tensor.height, tensor.width)):
+            reach = (kernel[axis] - 1) * window.dilation[axis] + 1
+            total = size + pads[axis] + pads[axis + 2]
+            over = (total - reach) % window.stride[axis]
+            if over:
+                pads[axis + 2] += window.stride[axis] - over
+        return replace(window, pads=(pads[0], pads[1], pads[2], pads[3]))
+
+    def _join(self, node: onnx_ir.Node) -> None:
+        tensors = [self._take(value) for value in self._data_inputs(node)]
+        if len({(t.channels, t.height, t.width) for t in tensors}) > 1:
+            raise self._refused(node, "its inputs have different sizes, and none can be repeated")
+        function = _JOINS[node.op_type]
+        widths = [t.element.bits for t in tensors]
+        more = max(widths) + (len(widths) - 1).bit_length()
+        wide = sum(widths) if function == "mul" else more
+        signed = function == "sub" or any(t.element.signed for t in tensors)
+        # An unsigned addend needs one more bit where another has a sign.
+        mixed = signed and any(
+            not t.element.signed and t.element.bits == max(widths) for t in tensors
+        )
+        output = integer(wide + int(mixed), signed=signed)
+        join = Join(
+            name=self._name(node_label(node)),
+            elements=tensors[0].elements,
+            pe=1,
+            operands=tuple(t.element for t in tensors),
+            output=output,
+            function=function,
+        )
+        stream = self._add(join, [t.stream for t in tensors], node)
+        self._close(node, replace(tensors[0], stream=stream, element=output))
+
+    def _concat(self, node: onnx_ir.Node) -> None:
+        values = self._data_inputs(node)
+        rank = len(self.shapes[values[0].name or ""].shape or ())
+        channels = attribute(node, "axis", 1) % max(rank, 1) == 1
+        if channels and len(values) == 1 and (zeros := self._zero_channels(node)) is not None:
+            tensor = self._take(values[0])
+            return self._close(node, self._more_channels(node, tensor, *zeros))
+        if len(values) != len(node.inputs) or not channels:
+            raise self._refused(node, "it does not put channels of computed tensors behind another")
+        tensors = [self._take(value) for value in values]
+        if len({(t.height, t.width) for t in tensors}) > 1:
+            raise self._refused(node, "its inputs are maps of different sizes")
+        element = max((t.element for t in tensors), key=lambda kind: kind.bits)
+        concat = Concat(
+            name=self._name(node_label(node)),
+            vectors=tensors[0].pixels,
+            channels=tuple(t.channels for t in tensors),
+            element=element,
+        )
+        stream = self._add(concat, [t.stream for t in tensors], node)
+        total = sum(t.channels for t in tensors)
+        self._close(node, replace(tensors[0], stream=stream, element=element, channels=total))
+
+    def _zero_channels(self, node: onnx_ir.Node) -> tuple[int, int] | None:
+        """Channels of zeros before and after the one computed input; None for other constants."""
+        around = [0, 0]
+        after = 0
+        for value in node.inputs:
+            if value is not None and value.name in self.data:
+                after = 1
+                continue
+            array = fixed(value)
+            if array is None or array.ndim < 2 or np.any(array):
+                return None
+            around[after] += int(array.shape[1])
+        return around[0], around[1]
+
+    def _resize(self, node: onnx_ir.Node) -> None:
+        tensor = self._take(self._data_inputs(node)[0])
+        shape = self._shape(node.outputs[0], node_label(node))
+        mode = attribute(node, "mode", "nearest")
+        scale = shape[-1] // max(1, tensor.width)
+        square = len(shape) == 3 and shape[1:] == (tensor.height * scale, tensor.width * scale)
+        if mode != "nearest" or not square or scale < 1:
+            raise self._refused(
+                node, "only the nearest neighbour, whole times larger, has a kernel"
+            )
+        kernel = Upsample(
+            name=self._name(node_label(node)),
+            height=tensor.height,
+            width=tensor.width,
+            channels=tensor.channels,
+            scale=scale,
+            element=tensor.element,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        self._close(node, replace(tensor, stream=stream, height=shape[1], width=shape[2]))
+
+    def _pad(self, node: onnx_ir.Node) -> None:
+        tensor = self._take(self._data_inputs(node)[0])
+        given = attribute(node, "pads", None)
+        if given is None and len(node.inputs) > 1:
+            found = fixed(node.inputs[1])
+            given = None if found is None else [int(p) for p in np.ravel(found)]
+        if (
+            given is not None
+            and len(given) == 8
+            and not any(given[index] for index in (0, 2, 3, 4, 6, 7))
+        ):
+            return self._close(node, self._more_channels(node, tensor, given[1], given[5]))
+        spatial = (
+            given is not None
+            and len(given) == 8
+            and not any(given[index] for index in (0, 1, 4, 5))
+        )
+        if not spatial or attribute(node, "mode", "constant") != "constant" or min(given) < 0:
+            raise self._refused(node, "only zeros around height and width can be added")
+        self._close(node, self._padded(node, tensor, (given[2], given[3], given[6], given[7])))
+
+    def _more_channels(self, node: onnx_ir.Node, tensor: Map, before: int, after: int) -> Map:
+        """Zero channels around those of a tensor: ResNet's shortcut of option A."""
+        kernel = ChannelPadding(
+            name=self._name(node_label(node)),
+            vectors=tensor.pixels,
+            channels=tensor.channels,
+            before=before,
+            after=after,
+            element=tensor.element,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        return replace(tensor, stream=stream, channels=tensor.channels + before + after)
+
+    def _slice(self, node: onnx_ir.Node) -> None:
+        """Every s-th pixel of every s-th row, as in the shortcut of a strided block."""
+        source = self._data_inputs(node)[0]
+        arguments = [fixed(value) for value in node.inputs[1:]]
+        shape = self._shape(source, node_label(node))
+        made = self._shape(node.outputs[0], node_label(node))
+        steps = [1, 1, 1]
+        if len(arguments) == 4 and all(a is not None for a in arguments) and len(shape) == 3:
+            _, _, axes, jumps = arguments
+            assert axes is not None
+            assert jumps is not None
+            for axis, jump in zip(np.ravel(axes), np.ravel(jumps), strict=True):
+                if 1 <= int(axis) % 4 <= 3:
+                    steps[int(axis) % 4 - 1] = int(jump)
+        expected = tuple(-(-n // max(1, s)) for n, s in zip(shape, steps, strict=False))
+        if len(shape) != 3 or steps[0] != 1 or min(steps) < 1 or made != expected:
+            raise self._refused(node, "it does more than leave out rows and columns")
+        tensor = self._take(source)
+        kernel = Downsample(
+            name=self._name(node_label(node)),
+            height=tensor.height,
+            width=tensor.width,
+            channels=tensor.channels,
+            stride=(steps[1], steps[2]),
+            element=tensor.element,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        self._close(node, replace(tensor, stream=stream, height=made[1], width=made[2]))
+
+    def _select(self, node: onnx_ir.Node) -> None:
+        tensor = self._take(self._data_inputs(node)[0])
+        count = 1
+        if node.op_type == "TopK" and len(node.inputs) > 1:
+            given = fixed(node.inputs[1])
+            count = 1 if given is None else int(np.ravel(given)[0])
+        element = integer(max(1, (tensor.elements - 1).bit_length()), signed=False)
+        kernel = LabelSelect(
+            name=self._name(node_label(node)),
+            labels=tensor.elements,
+            k=count,
+            input=tensor.element,
+            output=element,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        self._close(node, Map(stream, element, count))
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """A window: sizes along height and width; pads at the top, left, bottom and right."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+def _backend(input_: DataType, weight: DataType) -> str:
+    """FINN's choice: DSP cores take 4 to 8 bits (9 signed inputs on DSP58), else HLS."""
+    fits = 4 <= weight.bits <= 8 and 4 <= input_.bits <= 8 and weight.signed
+    return "rtl" if fits else "hls"
+
+
+def _matrix(
+    name: str, rows: int, columns: int, tensor: Map, kind: DataType, wide: DataType
+) -> MatrixVector:
+    narrow = max(tensor.element.bits, kind.bits) <= 4
+    return MatrixVector(
+        name=name,
+        mw=rows,
+        mh=columns,
+        vectors=tensor.pixels,
+        input=tensor.element,
+        weight=kind,
+        accumulator=wide,
+        output=wide,
+        backend=_backend(tensor.element, kind),
+        core="mvu_4sx4u_dsp48e2" if narrow else "mvu_8sx8u_dsp48",
+    )
+
+
+def _summed(kind: DataType, count: int) -> DataType:
+    return integer(kind.bits + max(0, count - 1).bit_length(), signed=kind.signed)
