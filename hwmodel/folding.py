@@ -96,28 +96,40 @@ def _divided(kernel: Kernel, name: str, channels: Mapping[str, int]) -> int:
 
 
 def channels_of(design: Design) -> dict[str, int]:
-    """Channels of what each kernel works on: for those that don't say, of the kernel before."""
-    before: dict[str, int] = {}
-    found: dict[str, int] = {}
-    into: dict[str, list[Stream]] = {}
+    """Channels of what each kernel works on: for those that don't say, of their neighbours."""
+    before: dict[str, list[str]] = {}
+    behind: dict[str, list[str]] = {}
     for stream in design.streams:
-        if stream.sink:
-            into.setdefault(stream.sink.kernel, []).append(stream)
-    own: Any
-    made: Any
+        if stream.source and stream.sink:
+            before.setdefault(stream.sink.kernel, []).append(stream.source.kernel)
+            behind.setdefault(stream.source.kernel, []).append(stream.sink.kernel)
+    reads: dict[str, int] = {}
+    for kernel in reversed(design.kernels):
+        own = getattr(kernel, "mw", None) or getattr(kernel, "channels", None)
+        near = [reads[name] for name in behind.get(kernel.name, ()) if name in reads]
+        if isinstance(own, int):
+            reads[kernel.name] = own
+        elif near:
+            reads[kernel.name] = near[0]
+    makes: dict[str, int] = {}
+    found: dict[str, int] = {}
     for kernel in design.kernels:
-        given = [before[s.source.kernel] for s in into.get(kernel.name, ()) if s.source]
-        own = getattr(kernel, "channels", None) or (given[0] if given else 1)
+        near = [makes[name] for name in before.get(kernel.name, ())]
+        own = near[0] if near else reads.get(kernel.name, 1)
         made = own
-        if isinstance(kernel, MatrixVector):
-            own, made = kernel.mw, kernel.mh
-        elif isinstance(kernel, Concat):
-            own = made = sum(kernel.channels)
-        elif isinstance(kernel, ChannelPadding):
-            made = kernel.before + kernel.channels + kernel.after
-        elif isinstance(kernel, LabelSelect):
-            own = made = kernel.labels
-        found[kernel.name], before[kernel.name] = own, made
+        match kernel:
+            case MatrixVector():
+                own, made = kernel.mw, kernel.mh
+            case Concat():
+                own = made = sum(kernel.channels)
+            case ChannelPadding():
+                own = kernel.channels
+                made = kernel.before + kernel.channels + kernel.after
+            case LabelSelect():
+                own = made = kernel.labels
+            case _:
+                own = made = getattr(kernel, "channels", own)
+        found[kernel.name], makes[kernel.name] = own, made
     return found
 
 
