@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 from graphopt.errors import TargetError
 from hwmodel import streaming
 from hwmodel.design import Design, Stream
-from hwmodel.devices import Device, device
+from hwmodel.devices import Device, DspKind, device
 from hwmodel.estimates import Estimate, KernelEstimate, StreamEstimate
 from hwmodel.fifo import Bound, bounds, explain
+from hwmodel.finn import formulas
 from hwmodel.kernels import Concat, Join, Window
 from hwmodel.kernels.kernel import Kernel
 from hwmodel.memory import Mapped, cheapest, finn_choice
@@ -96,7 +97,12 @@ def estimate(
         raise TargetError(f"a clock of {clock_mhz} MHz is not above 0.")
     where = Target(target.name, target) if isinstance(target, Device) else Target.parse(target)
     design = design_of(
-        model, bits=bits or where.bits, folding=folding, fps=fps, clock_mhz=clock_mhz
+        model,
+        bits=bits or where.bits,
+        folding=folding,
+        fps=fps,
+        clock_mhz=clock_mhz,
+        dsp=where.device.dsp_kind,
     )
     return estimate_sized(
         sized(design, sizing), where, backend=backend, clock_mhz=clock_mhz, simulate=simulate
@@ -110,8 +116,9 @@ def design_of(
     folding: Mapping[str, Any] | str | Path | None = None,
     fps: float | None = None,
     clock_mhz: float = DEFAULT_CLOCK_MHZ,
+    dsp: DspKind = "DSP48E2",
 ) -> Design:
-    """The folded design of a model; arguments as in `estimate`.
+    """The folded design of a model; arguments as in `estimate`, and the device's multiplier.
 
     Raises:
         GraphoptError: as in `estimate`.
@@ -127,7 +134,7 @@ def design_of(
 
         loaded = model if isinstance(model, Model) else Model.load(model)
         if graph.is_hardware(loaded):
-            design = graph.read(loaded)
+            design = graph.read(loaded, dsp=dsp)
         else:
             design = dataflow.map_model(loaded, bits=dataflow.Bits.parse(bits) if bits else None)
     if folding is not None:
@@ -275,7 +282,7 @@ def _kernel(kernel: Kernel, design: Design, where: Device, backend: Backend) -> 
             for name in ("pe", "simd")
             if hasattr(kernel, name)
         ),
-        cycles=kernel.cycles,
+        cycles=kernel.cycles if backend == "streaming" else formulas.cycles(kernel),
         resources=kernel_resources(kernel, where, backend),
     )
 
@@ -284,8 +291,6 @@ def kernel_resources(kernel: Kernel, where: Device, backend: Backend = "streamin
     """What a kernel takes of the device, its weights included."""
     if backend == "streaming":
         return streaming.resources(kernel, family=where.family, dsps=where.dsp)
-    from hwmodel.finn import formulas
-
     found = formulas.resources(kernel, dsp=where.dsp_kind)
     return Resources(lut=found.lut, bram18=found.bram18, uram=found.uram, dsp=found.dsp)
 

@@ -22,21 +22,24 @@ def explain(design: Design, stream: str, bound: Bound | None = None) -> str:
             return "passes words on"
         return "evens out bursts of its writer against its reader"
     parts = []
-    rows = 0.0
     for kernel in found.skip.branch:
         if isinstance(kernel, Window) and kernel.kernel != (1, 1):
-            layer = design.layer_of(kernel.name)
             count = kernel.kernel[0] - 1
-            parts.append(f"{count} row{'s' if count > 1 else ''} of {layer}'s window")
-            rows += count
-    held = " + ".join(parts) or "the pixel the branch works on"
-    text = f"holds {held}: {found.deadlock} words, or it deadlocks"
+            name = _short(design.layer_of(kernel.name))
+            parts.append(f"{count} row{'s' if count > 1 else ''} of {name}")
+    held = " + ".join(parts) or "what the branch works on"
+    text = f"holds {held}: {found.deadlock} words or deadlock"
     more = found.throughput - found.deadlock
     if more > 0:
-        text += (
-            f"; {more} more for the {found.loop} cycles from {found.skip.fork} "
-            f"through the branch to {found.skip.join}"
-        )
+        text += f", {more} more for speed"
     if depth is not None and depth > found.throughput:
-        text += f"; {depth - found.throughput} beyond that for gaps between rows and frames"
+        text += f", {depth - found.throughput} beyond that for gaps between rows and frames"
     return text
+
+
+def _short(layer: str) -> str:
+    """The telling part of a name such as /layer1/layer1.0/conv1/Conv."""
+    parts = [part for part in layer.split("/") if part]
+    if len(parts) > 1 and parts[-1].rstrip("_0123456789") in ("Conv", "MatMul", "Gemm"):
+        parts.pop()
+    return parts[-1] if parts else layer

@@ -166,8 +166,8 @@ def test_blocks_are_cut_apart_and_sized_once() -> None:
 def test_explanations_name_the_window_and_the_numbers() -> None:
     design = size(two_blocks(), jobs=1).design
     text = explain(design, "skip0")
-    assert "2 rows of window0's window" in text
-    assert f"{bounds(design)['skip0'].deadlock} words, or it deadlocks" in text
+    assert "2 rows of window0" in text
+    assert f"{bounds(design)['skip0'].deadlock} words or deadlock" in text
     assert explain(design, "pad0.out") in {
         "passes words on",
         "evens out bursts of its writer against its reader",
