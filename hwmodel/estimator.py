@@ -15,7 +15,8 @@ from hwmodel.devices import Device, DspKind, device
 from hwmodel.estimates import Estimate, KernelEstimate, StreamEstimate
 from hwmodel.fifo import Bound, bounds, explain
 from hwmodel.finn import formulas
-from hwmodel.kernels import Concat, Join, Window
+from hwmodel.folding import windows_before
+from hwmodel.kernels import Concat, Join, MatrixVector, VectorVector, Window
 from hwmodel.kernels.kernel import Kernel
 from hwmodel.memory import Mapped, cheapest, finn_choice
 from hwmodel.resources import Resources
@@ -175,7 +176,7 @@ def estimate_sized(
 ) -> Estimate:
     """What a sized design costs; arguments as in `estimate`."""
     design, known = fitted.design, fitted.known
-    interval, latency, alive = design.cycles, _latency(design), _deadlock_free(design, known)
+    interval, latency, alive = _interval(design), _latency(design), _deadlock_free(design, known)
     simulated = simulate or fitted.sizing not in ("bounds", "given")
     if simulated:
         from hwmodel.simulate import simulate as run_design
@@ -238,6 +239,22 @@ def _deadlock_free(design: Design, known: Mapping[str, Bound]) -> bool | None:
     if shallow:
         return False if plain else None
     return True if len({b.skip.join for b in known.values()}) == len(joins) else None
+
+
+def _interval(design: Design) -> int:
+    """Cycles between frames: of the slowest kernel, or of a unit that waits for its window.
+
+    A window generator takes nothing of the next frame before it has sent the last window of this
+    one (swg_template_*.sv); its unit then has no work until the buffer is filled again, but for
+    what it has in its replay buffer.
+    """
+    longest = design.cycles
+    for name, window in windows_before(design).items():
+        unit = design.kernel[name]
+        assert isinstance(unit, MatrixVector | VectorVector)
+        gap = window.window_words - unit.cycles // unit.vectors
+        longest = max(longest, unit.cycles + max(0, gap))
+    return longest
 
 
 def _latency(design: Design) -> int:

@@ -162,8 +162,8 @@ def fold_for_cycles(design: Design, cycles: int) -> Design:
         GraphoptError: some kernel takes longer however it is folded.
     """
     channels = channels_of(design)
-    units: dict[str, Kernel] = {}
-    windows = _windows_before(design)
+    units: dict[str, Option] = {}
+    windows = windows_before(design)
     for kernel in design.kernels:
         if isinstance(kernel, MatrixVector | VectorVector):
             options = _options(kernel, windows.get(kernel.name))
@@ -176,7 +176,7 @@ def fold_for_cycles(design: Design, cycles: int) -> Design:
             best = min(
                 fits, key=lambda o: (o.multipliers, o.parallel, -o.kernel.inputs[0].elements)
             )
-            units[kernel.name] = best.kernel
+            units[kernel.name] = best
     return _completed(design, units, channels, cycles)
 
 
@@ -200,7 +200,7 @@ class Option:
         return self.kernel.pe * self.kernel.simd
 
 
-def _windows_before(design: Design) -> dict[str, Window]:
+def windows_before(design: Design) -> dict[str, Window]:
     """The window that feeds each unit, by the unit's name."""
     found: dict[str, Window] = {}
     feeds: dict[str, Stream] = {s.sink.kernel: s for s in design.streams if s.sink}
@@ -257,15 +257,12 @@ def _window_for(unit: MatrixVector | VectorVector, window: Window, parallel: boo
 
 
 def _completed(
-    design: Design, units: Mapping[str, Kernel], channels: Mapping[str, int], cycles: int
+    design: Design, units: Mapping[str, Option], channels: Mapping[str, int], cycles: int
 ) -> Design:
     """The design with folded units, everything else as wide as its neighbours or as needed."""
-    chosen: dict[str, Kernel] = dict(units)
-    for name, window in _windows_before(design).items():
-        unit = chosen[name]
-        assert isinstance(unit, MatrixVector | VectorVector)
-        parallel = unit.simd > 1 if isinstance(unit, VectorVector) else unit.simd > window.channels
-        chosen[window.name] = _window_for(unit, window, parallel)
+    chosen: dict[str, Kernel] = {name: option.kernel for name, option in units.items()}
+    for name, window in windows_before(design).items():
+        chosen[window.name] = _window_for(units[name].kernel, window, units[name].parallel)
     reads: dict[str, list[str]] = {}
     gives: dict[str, list[str]] = {}
     for stream in design.streams:
@@ -334,7 +331,7 @@ def fold_within(
             "the best folding within a budget needs OR-Tools: pip install 'graphopt[plan]'."
         ) from None
     channels = channels_of(design)
-    windows = _windows_before(design)
+    windows = windows_before(design)
     names = [name for name in ("lut", "ff", "bram18", "uram", "dsp") if getattr(budget, name) > 0]
     # The rest follows the units; its narrowest form is counted.
     rest = [k for k in design.kernels if not isinstance(k, MatrixVector | VectorVector | Window)]
@@ -381,8 +378,8 @@ def fold_within(
     )
     if solver.solve(problem) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         raise GraphoptError("no folding of the model fits the budget.")
-    units: dict[str, Kernel] = {
-        name: next(unit.kernel for choice, unit, _ in options if solver.value(choice))
+    units = {
+        name: next(unit for choice, unit, _ in options if solver.value(choice))
         for name, options in picked.items()
     }
     return _completed(design, units, channels, best)

@@ -177,6 +177,7 @@ def finn_choice(
 def weight_options(words: int, bits: int, device: Device | None = None) -> tuple[Mapped, ...]:
     """The ways to hold `words` constant words of `bits` bits: lutram, bram, uram.
 
+    Memories are those of FINN's memstream: whole bytes, and a power of two of words in block RAM.
     `lutram` is a ROM in LUTs (any LUT will do, so it counts as no LUTRAM); it takes less where the
     contents repeat. On UltraScale+ an UltraRAM has no initial contents: FINN fills it at run time
     (runtime_writeable_weights). Addressing and streaming logic is not counted.
@@ -193,13 +194,13 @@ def weight_options(words: int, bits: int, device: Device | None = None) -> tuple
     _check(words, bits)
     if words == 0:
         return (_NOTHING,)
-    family = _family(device)
+    family, width, deep = _family(device), _padded(bits), 1 << _log2(words)
     options = [
         Mapped("lutram", Resources(lut=rom_luts(words, bits)), words),
-        Mapped("bram", Resources(bram18=bram18(words, bits, family)), words),
+        Mapped("bram", Resources(bram18=bram18(deep, width, family)), deep),
     ]
     if device is None or device.uram:
-        options.append(Mapped("uram", Resources(uram=urams(words, bits, family)), words))
+        options.append(Mapped("uram", Resources(uram=urams(words, width, family)), words))
     return tuple(options)
 
 
@@ -269,17 +270,26 @@ def lutram_luts(words: int, bits: int, family: Family = "ultrascale+") -> int:
 
 
 @lru_cache(maxsize=4096)
-def bram18(words: int, bits: int, family: Family = "ultrascale+") -> int:
+def bram18(
+    words: int, bits: int, family: Family = "ultrascale+", *, mixed: bool | None = None
+) -> int:
     """RAMB18s (a RAMB36 counts 2) of a memory with one write and one read port.
 
-    The word is cut into columns, each in RAMB18s of one shape, so that the fewest are needed; on
-    Versal all columns have the same shape (as FINN+ found in Vivado).
+    The word is cut into columns, each in RAMB18s of one shape, so that the fewest are needed.
+
+    Args:
+        words: words. Vivado takes a memory that it infers to the next power of two.
+        bits: width of a word.
+        family: of the device.
+        mixed: whether columns may have different shapes. By default they may, except on Versal:
+            what Vivado does, as FINN+ measured (resource_models.py); yosys 0.23 never mixes.
     """
     if words < 1 or bits < 1:
         return 0
-    if family == "versal":
-        return min(ceil(words / rows) * ceil(bits / wide) for rows, wide in _RAMB18_VERSAL)
-    stacks = [(wide, ceil(words / rows)) for rows, wide in _RAMB18]
+    shapes = _RAMB18_VERSAL if family == "versal" else _RAMB18
+    stacks = [(wide, ceil(words / rows)) for rows, wide in shapes]
+    if mixed is False or (mixed is None and family == "versal"):
+        return min(count * ceil(bits / wide) for wide, count in stacks)
     # Among 36 columns of the narrower shapes, some are together a whole number of times as wide as
     # the densest shape and can be exchanged for it: beyond that, only the densest is of use.
     dense, price = min(stacks, key=lambda stack: (stack[1] / stack[0], -stack[0]))

@@ -19,12 +19,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir
 
+from graphopt.cost import PlainCounts
 from graphopt.errors import GraphoptError
+from graphopt.ir.constants import constant
 from graphopt.ir.layers import data_tensors
 from graphopt.ir.model import Model, node_label
 from graphopt.ir.shapes import Shapes
+from graphopt.pipeline import Context, Pipeline
 from hwmodel.dataflow import precision
-from hwmodel.dataflow.precision import Bits, attribute, fixed
+from hwmodel.dataflow.precision import Bits, attribute
 from hwmodel.datatypes import DataType, integer
 from hwmodel.design import Builder, Design
 from hwmodel.kernels import (
@@ -108,14 +111,20 @@ def map_model(model: Model, *, bits: Bits | None = None) -> Design:
     """The design of a model, every kernel with PE = SIMD = 1.
 
     Args:
-        model: the model. Widths come from its quantizers (QONNX Quant, BipolarQuant, Trunc;
-            QuantizeLinear; MultiThreshold) and annotations (finn_datatype).
+        model: the model; it is not changed. Widths come from its quantizers (QONNX Quant,
+            BipolarQuant, Trunc; QuantizeLinear; MultiThreshold) and annotations (finn_datatype).
         bits: widths where it has none.
 
     Raises:
         UnsupportedLayer: a node has no kernel, a shape is unknown, or a layer has no widths.
     """
-    return _Mapper(model, bits).run()
+    cleaned = model.clone()
+    Pipeline.parse(_CLEANING).run(cleaned, Context("cpu", PlainCounts()))
+    return _Mapper(cleaned, bits).run()
+
+
+_CLEANING = "freeze-weights,fold-constants,dce"
+"""Exporters compute pads and shapes in the graph; here they are needed as numbers."""
 
 
 class _Mapper:
@@ -331,7 +340,7 @@ class _Mapper:
         tensor = self._take(self._data_inputs(node)[0])
         shared = False
         if node.op_type == "MultiThreshold" and len(node.inputs) > 1:
-            table = fixed(node.inputs[1])
+            table = constant(node.inputs[1])
             shared = table is not None and table.ndim == 2 and table.shape[0] == 1
         self._close(node, self._thresholded(node, tensor, element, shared))
 
@@ -340,7 +349,7 @@ class _Mapper:
         assert self.bits is not None
         element = integer(self.bits.activation, signed=MONOTONE[node.op_type])
         if node.op_type == "Clip" and len(node.inputs) > 1:
-            low = fixed(node.inputs[1])
+            low = constant(node.inputs[1])
             element = integer(element.bits, signed=low is None or float(np.min(low)) < 0)
         tensor = self._take(self._data_inputs(node)[0])
         self._close(node, self._thresholded(node, tensor, element, False))
@@ -578,7 +587,7 @@ class _Mapper:
         """The axes that a reduction goes over, batch counted."""
         axes = attribute(node, "axes", None)
         if axes is None and len(node.inputs) > 1:
-            given = fixed(node.inputs[1])
+            given = constant(node.inputs[1])
             axes = None if given is None else [int(a) for a in np.ravel(given)]
         shape = self.shapes[self._data_inputs(node)[0].name or ""].shape
         rank = 0 if shape is None else len(shape)
@@ -674,7 +683,7 @@ class _Mapper:
             if value is not None and value.name in self.data:
                 after = 1
                 continue
-            array = fixed(value)
+            array = constant(value)
             if array is None or array.ndim < 2 or np.any(array):
                 return None
             around[after] += int(array.shape[1])
@@ -705,7 +714,7 @@ class _Mapper:
         tensor = self._take(self._data_inputs(node)[0])
         given = attribute(node, "pads", None)
         if given is None and len(node.inputs) > 1:
-            found = fixed(node.inputs[1])
+            found = constant(node.inputs[1])
             given = None if found is None else [int(p) for p in np.ravel(found)]
         if (
             given is not None
@@ -738,7 +747,7 @@ class _Mapper:
     def _slice(self, node: onnx_ir.Node) -> None:
         """Every s-th pixel of every s-th row, as in the shortcut of a strided block."""
         source = self._data_inputs(node)[0]
-        arguments = [fixed(value) for value in node.inputs[1:]]
+        arguments = [constant(value) for value in node.inputs[1:]]
         shape = self._shape(source, node_label(node))
         made = self._shape(node.outputs[0], node_label(node))
         steps = [1, 1, 1]
@@ -768,7 +777,7 @@ class _Mapper:
         tensor = self._take(self._data_inputs(node)[0])
         count = 1
         if node.op_type == "TopK" and len(node.inputs) > 1:
-            given = fixed(node.inputs[1])
+            given = constant(node.inputs[1])
             count = 1 if given is None else int(np.ravel(given)[0])
         element = integer(max(1, (tensor.elements - 1).bit_length()), signed=False)
         kernel = LabelSelect(

@@ -69,14 +69,6 @@ def _pair(text: str, whole: str) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2))
 
 
-def fixed(value: onnx_ir.Value | None) -> Any:
-    """The array that a tensor holds, the default of a graph input among them; None if computed."""
-    found = constant(value)
-    if found is None and value is not None and value.const_value is not None:
-        return value.const_value.numpy()
-    return found
-
-
 def annotated(value: onnx_ir.Value) -> DataType | None:
     """The type that FINN's annotation gives a tensor."""
     names = value.meta.get("quant_parameter_tensor_names")
@@ -90,7 +82,7 @@ def quantized(node: onnx_ir.Node) -> DataType | None:
     if kind == "BipolarQuant":
         return DataType.parse("BIPOLAR")
     if kind in ("Quant", "IntQuant", "Trunc"):
-        bits = fixed(node.inputs[{"Trunc": 4}.get(kind, 3)])
+        bits = constant(node.inputs[{"Trunc": 4}.get(kind, 3)])
         if bits is None or not np.size(bits) or not 1 <= float(np.max(bits)) <= 64:
             return None
         signed = node.attributes.get_int("signed", 1) != 0

@@ -123,9 +123,10 @@ def size(
 ) -> Sizing:
     """Depths of all FIFOs together, as small as a search finds them, at an equal interval.
 
-    The design is cut where a single stream joins two parts; each part is searched alone, fed at the
-    interval, then all are run together. Where that is slower than asked, the FIFOs at which the
-    design waited are deepened until it is not (depths of the unlimited run are always enough).
+    The design is cut where a single stream joins two parts; each part is searched alone, fed as in
+    the rate-matched run of the whole, then all are run together. Where that is slower than asked,
+    the FIFOs at which the design waited are deepened until it is not (depths of the unlimited run
+    are always enough).
 
     A part is searched by descent from the peaks of a rate-matched run: FIFOs in order of what they
     could save, each to the smallest depth that keeps the interval, groups of them at once where
@@ -156,17 +157,21 @@ def size(
         raise GraphoptError(
             f"the design needs {free.interval} cycles a frame, more than the {target} asked for."
         )
-    peaks = whole.run(unlimited, period=target).peaks
+    parts = regions(design)
+    cuts = [s.name for part in parts for s in part.streams if s.source is None]
+    inside = [name for name in cuts if design.stream[name].source is not None]
+    matched = whole.run(unlimited, period=target, record=inside)
+    peaks = matched.peaks
     ceiling = np.array([max(smallest, peaks[name] + 1) for name in names])
     report(f"rate-matched peaks: {total_bits(design, dict(zip(names, ceiling, strict=True)))} bits")
     if not throughput:
         target = _FOR_EVER
-    # Blocks that differ in names alone are searched once.
+    # Blocks that differ in names alone are searched once, fed as the first of them is.
     alike: dict[Any, list[Design]] = {}
-    for part in regions(design):
+    for part in parts:
         alike.setdefault(shape_of(part), []).append(part)
     groups = list(alike.values())
-    tasks = [(group[0], target, price, smallest) for group in groups]
+    tasks = [(group[0], target, price, smallest, _arrivals(group[0], matched)) for group in groups]
     found: dict[str, int] = {}
     simulations = 0
     for group, (depths_of_part, runs) in zip(groups, _each(_search, tasks, jobs), strict=True):
@@ -224,17 +229,27 @@ class _Trial:
 
     network: Network
     period: int = 0
+    arrivals: Mapping[str, Any] = field(default_factory=dict)
     runs: int = 0
     limit: int | None = None
     seen: dict[tuple[bytes, int], bool] = field(default_factory=dict)
 
-    def run(self, depths: Any, *, period: int | None = None, frames: int = FRAMES) -> Run:
+    def run(
+        self,
+        depths: Any,
+        *,
+        period: int | None = None,
+        frames: int = FRAMES,
+        record: Sequence[str] = (),
+    ) -> Run:
         self.runs += 1
         return self.network.run(
             depths,
             frames=frames,
             period=self.period if period is None else period,
             limit=self.limit,
+            arrivals=self.arrivals,
+            record=record,
         )
 
     def keeps(self, depths: Any, target: int) -> bool:
@@ -265,12 +280,19 @@ class _Trial:
         return high
 
 
-def _search(task: tuple[Design, int, Price, int]) -> tuple[list[int], int]:
+def _arrivals(part: Design, matched: Run) -> dict[str, Any]:
+    """When words come to a part, as seen in the rate-matched run of the whole."""
+    times = {s.name: matched.pushed[s.name] for s in part.streams if s.name in matched.pushed}
+    start = min((int(table.min()) for table in times.values()), default=0)
+    return {name: table - start for name, table in times.items()}
+
+
+def _search(task: tuple[Design, int, Price, int, dict[str, Any]]) -> tuple[list[int], int]:
     """The cheapest depths of one part in order of its streams, and the runs it took."""
-    part, target, price, smallest = task
+    part, target, price, smallest, arrivals = task
     network = Network(part)
     period = 0 if target == _FOR_EVER else target
-    trial = _Trial(network, period)
+    trial = _Trial(network, period, arrivals if period else {})
     names = [stream.name for stream in part.streams]
     unlimited = np.full(len(names), UNLIMITED)
     start = trial.run(unlimited)

@@ -34,7 +34,12 @@ def run(
     source_words: Any,
     period: int,
     fed: int,
+    arrival: Any,
+    arrival_start: Any,
+    record: Any,
+    record_start: Any,
     sink_words: Any,
+    frame_words: Any,
     frames: int,
     limit: int,
     patience: int,
@@ -51,8 +56,13 @@ def run(
         depth: words each FIFO holds; 0: a wire, to a sink that is always ready or from a source.
         source_words: words in a frame of a FIFO that is fed from outside, else 0.
         fed: frames that the source sends.
+        arrival, arrival_start: where arrival_start[f] >= 0, the words of a frame of a source come
+            at these cycles (from there on), every `period` again; else evenly.
+        record, record_start: where record_start[f] >= 0, the cycles at which the words of a frame
+            were pushed, less `period` for each frame before, are written there.
         period: cycles between two frames of the source; 0: a word is always ready.
         sink_words: words in a frame of a FIFO that is emptied outside, else 0.
+        frame_words: words in a frame of every FIFO.
         frames: frames to run.
         limit: cycles after which it gives up.
         patience: cycles without a word that leaves after which it calls the design dead.
@@ -157,6 +167,10 @@ def run(
             if flags & PUSH:
                 for j in range(out_start[i], out_start[i + 1]):
                     f = out_fifo[j]
+                    if record_start[f] >= 0:
+                        words = frame_words[f]
+                        at = record_start[f] + passed[f] % words
+                        record[at] = t - passed[f] // words * period
                     passed[f] += 1
                     if depth[f] == 0:
                         taken[f] += 1
@@ -179,7 +193,10 @@ def run(
             words = source_words[f]
             if words > 0 and sent[f] < fed * words and (depth[f] == 0 or count[f] < depth[f]):
                 ready_at = 0
-                if period > 0:
+                if arrival_start[f] >= 0:
+                    ready_at = arrival[arrival_start[f] + sent[f] % words]
+                    ready_at += sent[f] // words * period
+                elif period > 0:
                     ready_at = sent[f] // words * period
                     ready_at += sent[f] % words * period // words
                 if depth[f] == 0 and count[f] + change[f] > 0:

@@ -538,7 +538,7 @@ def _multiplier(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     starved = False
     if c[i, 2] != 0:
         take = has and s[i, 6] < c[i, 3]
-        starved = s[i, 6] == 0 and not has
+        starved = s[i, 7] == 0 and not has
         held = s[i, 4]
         read = held == 0 or enabled
         if enabled:

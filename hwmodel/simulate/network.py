@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,8 @@ class Run:
             for, in order; empty where it is none.
         trace: counts of every FIFO [records, streams] at the start of cycles 0, e, 2 e, ...
         trace_every: that e.
+        pushed: for the streams asked for, the cycle at which each word of a frame was pushed,
+            less the period for each frame before it.
     """
 
     status: Literal["ok", "deadlock", "timeout"]
@@ -65,6 +67,7 @@ class Run:
     blame: tuple[Wait, ...]
     trace: Any
     trace_every: int
+    pushed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def frame_cycles(self) -> tuple[int, ...]:
@@ -133,6 +136,7 @@ class Network:
         self._writer = np.full(count, -1)
         self._source_words = np.zeros(count, np.int64)
         self._sink_words = np.zeros(count, np.int64)
+        self._frame_words = np.array([stream.words for stream in design.streams], np.int64)
         read: dict[End, int] = {}
         written: dict[End, int] = {}
         for f, stream in enumerate(design.streams):
@@ -176,6 +180,8 @@ class Network:
         limit: int | None = None,
         patience: int | None = None,
         trace: int = 0,
+        arrivals: Mapping[str, Any] | None = None,
+        record: Sequence[str] = (),
     ) -> Run:
         """Simulates from reset.
 
@@ -189,6 +195,9 @@ class Network:
             limit: cycles after which to give up; default: far more than any working design takes.
             patience: cycles without a word that leaves after which the design counts as dead.
                 Default: the limit; a design in which nothing moves is found dead at once.
+            arrivals: for streams from outside, the cycles at which the words of a frame come,
+                every `period` again; others as `period` says.
+            record: streams whose `Run.pushed` is wanted.
             trace: records of the occupancy over time to keep, about.
         """
         if depths is None:
@@ -200,7 +209,10 @@ class Network:
         if trace:
             expected = frames * max(period, self.design.cycles, 1)
             every = max(1, expected // trace)
-        status, ends, ended, peak, passed, blocked, starved, waiting, count, cycles, record = (
+        recorded, record_start = self._table_of(
+            {name: np.zeros(self.design.stream[name].words, np.int64) for name in record}
+        )
+        status, ends, ended, peak, passed, blocked, starved, waiting, count, cycles, counts = (
             engine.run(
                 self._codes,
                 self._constants,
@@ -213,7 +225,11 @@ class Network:
                 self._source_words,
                 period,
                 NEVER_ENDS if fed is None else fed,
+                *self._table_of(arrivals or {}),
+                recorded,
+                record_start,
                 self._sink_words,
+                self._frame_words,
                 frames,
                 limit,
                 limit if patience is None else patience,
@@ -238,9 +254,30 @@ class Network:
         verdict: Literal["ok", "deadlock", "timeout"]
         verdict = "deadlock" if dead else "ok" if status == engine.FINISHED else "timeout"
         blame = self._blame(waiting, count, depths) if dead else ()
+        pushed = {
+            name: recorded[start : start + self.design.stream[name].words].copy()
+            for name, start in zip(names, record_start, strict=True)
+            if start >= 0
+        }
         return Run(
-            verdict, tuple(map(int, ends[:ended])), int(cycles), streams, blame, record, every
+            verdict,
+            tuple(map(int, ends[:ended])),
+            int(cycles),
+            streams,
+            blame,
+            counts,
+            every,
+            pushed,
         )
+
+    def _table_of(self, tables: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Arrays for some of the streams, one behind the other, and where each starts; -1: none."""
+        start = np.full(len(self.design.streams), -1)
+        at = 0
+        for name, table in tables.items():
+            start[self._fifo[name]] = at
+            at += len(table)
+        return np.concatenate([*tables.values(), np.zeros(1, np.int64)]), start
 
     def _blame(self, waiting: Any, count: Any, depths: Any) -> tuple[Wait, ...]:
         """The ring of kernels that wait for each other: found by following who waits for whom."""

@@ -1,0 +1,173 @@
+"""Budgets: what they hold an estimate against, and what is wrong in a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from graphopt.errors import GraphoptError
+from hwmodel.budget import Budget, Finding, check
+from hwmodel.resources import Resources
+from tests.support.estimates import made
+
+
+def load(tmp_path: Path, text: str) -> Budget:
+    path = tmp_path / "budget.toml"
+    path.write_text(text)
+    return Budget.load(path)
+
+
+def levels(findings: tuple[Finding, ...]) -> dict[str, str]:
+    return {finding.rule: finding.level for finding in findings}
+
+
+def test_limits_on_both_sides(tmp_path: Path) -> None:
+    kept = load(
+        tmp_path,
+        """
+        [limits]
+        lut = 1000
+        ff = "1%"
+        bram18 = 10
+        bram36 = 5
+        dsp = "50%"
+        fifo_bits = 416
+        skip_bits = 400
+        min_fps = 1000
+        max_latency_ms = 3
+        max_interval = 100_000
+        deadlock_free = true
+        """,
+    )
+    findings = check(made(), kept)
+    assert set(levels(findings).values()) == {"ok"}
+    assert len(findings) == 11
+    broken = load(
+        tmp_path,
+        """
+        [limits]
+        lut = 999
+        ff = "0.4%"
+        bram18 = 9
+        bram36 = 4.5
+        dsp = 3
+        fifo_bits = 415
+        skip_bits = 399
+        min_fps = 1000.5
+        max_latency_ms = 2.9
+        max_interval = 99_999
+        deadlock_free = true
+        """,
+    )
+    findings = check(made(deadlock_free=False), broken)
+    assert set(levels(findings).values()) == {"over"}
+    by_rule = {finding.rule: finding for finding in findings}
+    assert by_rule["limits.ff"].limit == pytest.approx(425.6)
+    assert by_rule["limits.bram36"].value == 5
+    assert "0.4% of Z7020" in by_rule["limits.ff"].message
+    assert "deadlocks" in by_rule["limits.deadlock_free"].message
+
+
+def test_what_is_not_known_counts_as_broken_and_says_what_to_do(tmp_path: Path) -> None:
+    budget = load(tmp_path, "[limits]\ndeadlock_free = true")
+    (finding,) = check(made(deadlock_free=None), budget)
+    assert finding.level == "unknown"
+    assert "--simulate" in finding.message
+
+
+def test_layers_and_streams_have_limits_of_their_own(tmp_path: Path) -> None:
+    text = """
+        [[layer]]
+        name = "block/conv1"
+        lut = {lut}
+        cycles = 100_000
+        [[stream]]
+        name = "skip"
+        depth = {depth}
+        bits = 400
+        """
+    assert set(levels(check(made(), load(tmp_path, text.format(lut=850, depth=100)))).values()) == {
+        "ok"
+    }
+    findings = check(made(), load(tmp_path, text.format(lut=849, depth=99)))
+    assert levels(findings) == {
+        "layer.lut": "over",
+        "layer.cycles": "ok",
+        "stream.depth": "over",
+        "stream.bits": "ok",
+    }
+    assert {finding.where for finding in findings} == {"block/conv1", "skip"}
+    with pytest.raises(GraphoptError, match="layer 'conv9' that is not there"):
+        check(made(), load(tmp_path, '[[layer]]\nname = "conv9"\nlut = 1'))
+    with pytest.raises(GraphoptError, match="stream 's9' that is not there"):
+        check(made(), load(tmp_path, '[[stream]]\nname = "s9"\ndepth = 1'))
+
+
+def test_regressions_against_a_baseline(tmp_path: Path) -> None:
+    (tmp_path / "before.json").write_text(json.dumps(made().to_json()))
+    budget = load(
+        tmp_path,
+        """
+        [regression]
+        baseline = "before.json"
+        lut = "2%"
+        bram18 = 0
+        fps = "1%"
+        fifo_bits = "0%"
+        latency = "5%"
+        """,
+    )
+    assert set(levels(check(made(), budget)).values()) == {"ok"}
+    slower = check(made(interval=102_000, latency=320_000), budget)
+    assert levels(slower)["regression.fps"] == "over"
+    assert levels(slower)["regression.latency"] == "over"
+    faster = check(made(interval=50_000), budget)
+    assert set(levels(faster).values()) == {"ok"}
+    kernel = replace(made().kernels[0], resources=Resources(lut=830, bram18=11))
+    grown = check(made(kernels=(kernel, made().kernels[1])), budget)
+    assert levels(grown)["regression.lut"] == "over"
+    assert levels(grown)["regression.bram18"] == "over"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[limits]\nluts = 3", "limits.luts"),
+        ("[limits]\nlut = -3", "must not be negative"),
+        ('[limits]\nlut = "many"', "such as '80%'"),
+        ("[limits]\nmin_fps = 0", "limits.min_fps"),
+        ("[limit]\nlut = 3", "limit"),
+        ("[[layer]]\nlut = 3", "layer.0.name"),
+        ("[regression]\nlut = '1%'", "regression.baseline"),
+        ("lut = ", "no TOML"),
+        ("folder = '/'", "no entry of a budget"),
+    ],
+)
+def test_a_bad_file_gets_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(GraphoptError) as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value)
+    assert "budget.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("{", "no JSON"), ("{}", "no result of graphopt cost")],
+)
+def test_a_bad_baseline_gets_one_sentence(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "b.json").write_text(content)
+    budget = load(tmp_path, '[regression]\nbaseline = "b.json"\nlut = "1%"')
+    with pytest.raises(GraphoptError, match=message):
+        check(made(), budget)
+
+
+def test_a_missing_budget_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GraphoptError, match="cannot be read"):
+        Budget.load(tmp_path / "none.toml")
