@@ -59,21 +59,25 @@ def test_every_sizing_runs_and_the_joint_one_is_the_smallest_that_is_fast() -> N
     assert all(each.deadlock_free for each in found.values())
     best = found["simulated"].interval
     assert found["joint"].interval == best
-    assert found["finn"].interval <= best * 1.01
+    # Two frames, as FINN simulates, are not enough to see every FIFO's need.
+    assert found["finn"].interval <= best * 1.1
     assert found["joint"].fifo_bits <= found["simulated"].fifo_bits < found["finn"].fifo_bits
     assert found["deadlock-free"].fifo_bits <= found["joint"].fifo_bits
-    assert found["bounds"].interval <= 1.1 * best
+    # Closed forms size the skips alone; every other FIFO has two words, which costs time.
+    assert best < found["bounds"].interval < 3 * best
 
 
-def test_the_latency_without_a_simulation_is_near_the_simulated() -> None:
+def test_what_is_estimated_is_near_what_deep_enough_fifos_do() -> None:
     design = design_of(DIGITS, bits="w4a4", fps=20_000)
-    fitted = sized(design, "bounds")
     where = Target.parse("finn:ZCU104")
-    guessed, seen = (estimate_sized(fitted, where, simulate=s) for s in (False, True))
+    guessed = estimate_sized(sized(design, "bounds"), where)
+    seen = estimate_sized(sized(design, "simulated"), where)
     assert seen.simulated
     assert not guessed.simulated
-    assert guessed.latency == pytest.approx(seen.latency, rel=0.35)
+    assert "--simulate" in guessed.warnings[0]
+    assert not seen.warnings
     assert guessed.interval == pytest.approx(seen.interval, rel=0.15)
+    assert guessed.latency == pytest.approx(seen.latency, rel=0.35)
 
 
 def test_given_depths_that_deadlock_are_found_with_and_without_simulation() -> None:
@@ -128,9 +132,9 @@ def depthwise(side: int) -> Design:
 
 def test_a_window_that_hangs_in_finn_is_a_warning() -> None:
     where = Target("x", device("ZCU104"))
-    hangs = estimate_sized(sized(depthwise(8), "given"), where)
+    hangs = estimate_sized(sized(depthwise(8), "given"), where, simulate=True)
     assert "pull request 1698" in hangs.warnings[0]
-    assert not estimate_sized(sized(depthwise(7), "given"), where).warnings
+    assert not estimate_sized(sized(depthwise(7), "given"), where, simulate=True).warnings
 
 
 def test_data_types_of_qonnx() -> None:
