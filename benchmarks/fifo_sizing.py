@@ -131,9 +131,8 @@ def main() -> None:
             "bits, over rate-matched occupancy:        "
             f"{mean([r.joint / r.occupancy for r in rows]):.3f}"
         )
-        print(
-            f"bits, over FINN's:                        {mean([r.joint / r.finn for r in rows]):.3f}"
-        )
+        over = mean([row.joint / row.finn for row in rows])
+        print(f"bits, over FINN's:                        {over:.3f}")
 
 
 if __name__ == "__main__":

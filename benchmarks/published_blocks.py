@@ -198,9 +198,9 @@ def main() -> None:
     )
     print(
         "published: up to BRAM -34 %, FF -13 %, LUT -16 %, cycles the same.\n"
-        "Removed: same direction. Shortened: two skips of half the depth take as many words as one\n"
-        "before, and a second fork and join. What the paper wins is the implementation: hls4ml\n"
-        "gives a skip H W words (benchmarks/hls4ml_fifos.py) in BRAM, and a shortened one fits\n"
+        "Removed: same direction. Shortened: two skips of half the depth take as many words as\n"
+        "one before, and a second fork and join. What the paper wins is the implementation:\n"
+        "hls4ml gives a skip H W words (benchmarks/hls4ml_fifos.py) in BRAM, and a shortened one fits\n"
         "shift registers. Sized by need, the kept skip is in shift registers to begin with."
     )
 

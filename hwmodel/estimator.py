@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -202,7 +202,7 @@ def estimate_sized(
         sizing=fitted.sizing,
         simulated=simulated,
         deadlock_free=alive,
-        warnings=tuple(_warnings(design)),
+        warnings=tuple(_warnings(design, simulated=simulated)),
     )
 
 
@@ -333,12 +333,16 @@ def _stream(
     )
 
 
-def _warnings(design: Design) -> list[str]:
+def _warnings(design: Design, *, simulated: bool) -> Iterator[str]:
+    if not simulated:
+        yield (
+            "cycles are those of FIFOs that are deep enough; closed forms size the skips alone: "
+            "--simulate shows what these depths do, --sizing joint finds better ones."
+        )
     hangs = [k.name for k in design.kernels if isinstance(k, Window) and k.counter_too_narrow]
-    if not hangs:
-        return []
-    return [
-        f"{', '.join(hangs)}: FINN's depthwise window generator hangs here when its input comes "
-        "slowly, at every FIFO depth (its counter overflows); it needs Xilinx/finn pull request "
-        "1698 or finn-plus with pull request 264."
-    ]
+    if hangs:
+        yield (
+            f"{', '.join(hangs)}: FINN's depthwise window generator hangs here when its input "
+            "comes slowly, at every FIFO depth (its counter overflows); it needs Xilinx/finn pull "
+            "request 1698 or finn-plus with pull request 264."
+        )
