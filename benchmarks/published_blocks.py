@@ -200,8 +200,8 @@ def main() -> None:
         "published: up to BRAM -34 %, FF -13 %, LUT -16 %, cycles the same.\n"
         "Removed: same direction. Shortened: two skips of half the depth take as many words as\n"
         "one before, and a second fork and join. What the paper wins is the implementation:\n"
-        "hls4ml gives a skip H W words (benchmarks/hls4ml_fifos.py) in BRAM, and a shortened one fits\n"
-        "shift registers. Sized by need, the kept skip is in shift registers to begin with."
+        "hls4ml gives a skip H W words (benchmarks/hls4ml_fifos.py) in BRAM, and a shortened one\n"
+        "fits shift registers. Sized by need, the kept skip is in shift registers to begin with."
     )
 
 

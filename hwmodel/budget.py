@@ -10,8 +10,13 @@ deadlock_free = true
 
 [regression]             # against what `graphopt cost ... --format json` wrote before
 baseline = "cost.json"   # beside this file
-lut = "2%"               # how much more is allowed
+lut = "2%"               # how much more is allowed; a number is an amount
 fps = "1%"               # how much less
+
+[[layer]]
+name = "layer1/conv1"
+lut = 2000
+cycles = 100_000
 
 [[stream]]
 name = "add1.skip"
@@ -20,14 +25,16 @@ depth = 512
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from graphopt.errors import GraphoptError
 from hwmodel.estimates import Estimate
@@ -35,6 +42,7 @@ from hwmodel.estimates import Estimate
 Level = Literal["ok", "over", "unknown"]
 
 _RESOURCES = ("lut", "ff", "bram18", "uram", "dsp")
+_TIMES = ("latency", "fps")
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Finding:
 
     Attributes:
         rule: which, such as "limits.lut" or "regression.fps".
-        value, limit: in `unit`; None where the value is not known.
+        value, limit: in `unit`; a value of None is not known, or not a number.
         unit: "LUT", "fps", "%" ...
         where: the layer or stream it is about; "" for the whole.
         level: "ok", "over", or "unknown" where it could not be checked, which counts as over.
@@ -58,27 +66,57 @@ class Finding:
     level: Level
     message: str
 
+    @property
+    def quantity(self) -> str:
+        """What is limited: the rule without its table."""
+        return self.rule.partition(".")[2]
 
-def _share(value: float | str) -> float | str:
-    if isinstance(value, str):
-        number = value.removesuffix("%")
-        try:
-            good = value.endswith("%") and float(number) >= 0
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError("write a number, or a share such as '80%'")
-    elif value < 0:
-        raise ValueError("it must not be negative")
+
+def _number(value: object) -> float:
+    """A finite number that is not negative; TOML has nan, inf and booleans too."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("is no number: write one such as 1000")
+    if value < 0:
+        raise ValueError("must not be negative")
     return value
 
 
-_Amount = Annotated[float | str, AfterValidator(_share)]
-_Positive = Annotated[float, Field(gt=0)]
+def _positive(value: object) -> float:
+    if not (number := _number(value)):
+        raise ValueError("must be more than 0")
+    return number
+
+
+def _amount(value: object) -> float | str:
+    if not isinstance(value, str):
+        return _number(value)
+    try:
+        _number(_percent(value))
+    except ValueError:
+        raise ValueError("is no amount: write a number, or a share such as '80%'") from None
+    return value
+
+
+def _percent(share: str) -> float:
+    """80 of "80%".
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not share.endswith("%"):
+        raise ValueError
+    return float(share.removesuffix("%"))
+
+
+_Amount = Annotated[float | str, BeforeValidator(_amount)]
+_Number = Annotated[float, BeforeValidator(_number)]
+_Positive = Annotated[float, BeforeValidator(_positive)]
+_Flag = Annotated[bool, Field(strict=True)]
+_Name = Annotated[str, Field(strict=True)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Limits(_Table):
@@ -90,18 +128,18 @@ class Limits(_Table):
     bram36: _Amount | None = None
     uram: _Amount | None = None
     dsp: _Amount | None = None
-    fifo_bits: Annotated[int, Field(ge=0)] | None = None
-    skip_bits: Annotated[int, Field(ge=0)] | None = None
+    fifo_bits: _Number | None = None
+    skip_bits: _Number | None = None
     min_fps: _Positive | None = None
     max_latency_ms: _Positive | None = None
-    max_interval: Annotated[int, Field(gt=0)] | None = None
-    deadlock_free: bool = False
+    max_interval: _Positive | None = None
+    deadlock_free: _Flag = False
 
 
 class Regression(_Table):
     """The table [regression]: the baseline, and how much worse each quantity may be."""
 
-    baseline: str
+    baseline: _Name
     lut: _Amount | None = None
     ff: _Amount | None = None
     bram18: _Amount | None = None
@@ -116,21 +154,21 @@ class Regression(_Table):
 class LayerLimit(_Table):
     """One table [[layer]]: a layer's own limits."""
 
-    name: str
-    lut: Annotated[float, Field(ge=0)] | None = None
-    ff: Annotated[float, Field(ge=0)] | None = None
-    bram18: Annotated[float, Field(ge=0)] | None = None
-    uram: Annotated[float, Field(ge=0)] | None = None
-    dsp: Annotated[float, Field(ge=0)] | None = None
-    cycles: Annotated[int, Field(gt=0)] | None = None
+    name: _Name
+    lut: _Number | None = None
+    ff: _Number | None = None
+    bram18: _Number | None = None
+    uram: _Number | None = None
+    dsp: _Number | None = None
+    cycles: _Positive | None = None
 
 
 class StreamLimit(_Table):
     """One table [[stream]]: a FIFO's own limits."""
 
-    name: str
-    depth: Annotated[int, Field(ge=0)] | None = None
-    bits: Annotated[int, Field(ge=0)] | None = None
+    name: _Name
+    depth: _Number | None = None
+    bits: _Number | None = None
 
 
 class Budget(_Table):
@@ -140,43 +178,92 @@ class Budget(_Table):
     regression: Regression | None = None
     layer: tuple[LayerLimit, ...] = ()
     stream: tuple[StreamLimit, ...] = ()
-    folder: Path = Field(default=Path(), exclude=True)
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """Where the path of the baseline starts."""
+        return self._folder
 
     @classmethod
     def load(cls, path: Path) -> Budget:
         """Reads a budget.
 
         Raises:
-            GraphoptError: the file cannot be read, is no TOML, or has an entry that is wrong.
+            GraphoptError: the file cannot be read, is no TOML, has an entry that is wrong, or
+                limits nothing, so that everything would pass.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-            entries = tomllib.loads(text)
+            entries = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise GraphoptError(f"{path} cannot be read: {error.strerror}.") from None
+            raise GraphoptError(f"the budget {path} cannot be read: {error.strerror}.") from None
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise GraphoptError(f"{path} is no TOML file: {error}.") from None
-        if "folder" in entries:
-            raise GraphoptError(f"{path}: 'folder' is no entry of a budget.")
+            raise GraphoptError(f"the budget {path} is no TOML file: {error}.") from None
         try:
-            return cls(**entries, folder=path.parent)
+            budget = cls.model_validate(entries)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"] if not _is_type(part))
+            raise GraphoptError(f"the budget {path} is wrong: {_sentence(error)}.") from None
+        if idle := budget._idle():
+            raise GraphoptError(f"the budget {path} is wrong: {idle}.")
+        budget._folder = path.parent
+        return budget
+
+    def _idle(self) -> str:
+        """Which table limits nothing, and what it may hold; "" if none is there in vain."""
+        tables: list[tuple[str, _Table]] = [
+            *((f"[[layer]] '{each.name}'", each) for each in self.layer),
+            *((f"[[stream]] '{each.name}'", each) for each in self.stream),
+        ]
+        if self.regression is not None:
+            tables.append(("[regression]", self.regression))
+        if not tables:
+            tables.append(("[limits]", self.limits))
+        for title, each in tables:
+            entries = each.model_dump(exclude={"name", "baseline"})
+            if not any(value is not None and value is not False for value in entries.values()):
+                return f"{title} limits nothing; give it one of {', '.join(entries)}"
+        return ""
+
+
+_TABLES: Mapping[str, type[_Table]] = {
+    "limits": Limits, "regression": Regression, "layer": LayerLimit, "stream": StreamLimit,
+}  # fmt: skip
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first wrong entry, what is wrong with it, and what would be right."""
+    first = error.errors()[0]
+    path = [part + 1 if isinstance(part, int) else part for part in first["loc"]]
+    known = list(_TABLES)
+    if len(path) > 1 and path[0] in _TABLES:
+        known = list(_TABLES[str(path[0])].model_fields)
+        # A key, and not pydantic's name for a branch of a union behind it.
+        path = path[: 3 if isinstance(path[1], int) else 2]
+    entry = ".".join(map(str, path))
+    match first["type"]:
+        case "extra_forbidden":
+            close = difflib.get_close_matches(str(path[-1]), known, n=1)
+            meant = f"did you mean {close[0]}? It" if close else "it"
+            return f"'{entry}' is no entry of a budget; {meant} may have {', '.join(known)}"
+        case "missing":
+            return f"'{entry}' is missing"
+        case "value_error":
             what = first["msg"].removeprefix("Value error, ")
-            raise GraphoptError(f"{path}: {where or 'an entry'}: {what}.") from None
-
-
-def _is_type(part: object) -> bool:
-    """Whether a part of pydantic's path is one of its own names for a branch of a union."""
-    return isinstance(part, str) and (part in ("float", "str", "int") or "function" in part)
+            return f"'{entry}' is {first['input']!r}, which {what}"
+        case "model_type" | "tuple_type":
+            title = f"[[{entry}]]" if entry in ("layer", "stream") else f"[{entry}]"
+            return f"'{entry}' must be a table: write {title} above its entries"
+        case "bool_type":
+            return f"'{entry}' must be true or false, not {first['input']!r}"
+    return f"'{entry}': {first['msg']}, not {first['input']!r}"
 
 
 def check(estimate: Estimate, budget: Budget) -> tuple[Finding, ...]:
     """Every limit of the budget held against the estimate, those that are kept too.
 
     Raises:
-        GraphoptError: the baseline cannot be read, or a layer or stream is not in the design.
+        GraphoptError: the baseline cannot be read or is of another design, or a layer or stream
+            is not in the design.
     """
     return (
         *_limits(estimate, budget.limits),
@@ -186,12 +273,24 @@ def check(estimate: Estimate, budget: Budget) -> tuple[Finding, ...]:
     )
 
 
+def _shown(number: float) -> str:
+    """A number for people: 1,234,567 or 2.139; never 1.23e+06."""
+    if not math.isfinite(number):
+        return "not a number"
+    if abs(number) < 100:
+        return f"{number:.4g}"
+    return f"{number:,.2f}".rstrip("0").rstrip(".")
+
+
 def _at_most(
     rule: str, value: float, limit: float, unit: str, where: str = "", note: str = ""
 ) -> Finding:
+    if not math.isfinite(value):
+        text = f"{where + ': ' if where else ''}{unit} could not be worked out"
+        return Finding(rule, None, limit, unit, where, "unknown", text)
     over = value > limit
-    text = f"{where + ': ' if where else ''}{value:,.6g} {unit}, {'over' if over else 'within'} "
-    text += f"the limit of {limit:,.6g}{note}"
+    text = f"{where + ': ' if where else ''}{_shown(value)} {unit}, "
+    text += f"{'over' if over else 'within'} the limit of {_shown(limit)}{note}"
     return Finding(rule, value, limit, unit, where, "over" if over else "ok", text)
 
 
@@ -200,23 +299,26 @@ def _limits(estimate: Estimate, limits: Limits) -> Iterator[Finding]:
         amount = getattr(limits, name)
         if amount is not None:
             there = float(getattr(estimate.device, name))
-            yield _resource(estimate, f"limits.{name}", name, amount, there, 1)
+            value = float(getattr(estimate.resources, name))
+            yield _resource(estimate, name, value, amount, there)
     if limits.bram36 is not None:
         there = estimate.device.bram18 / 2
-        yield _resource(estimate, "limits.bram36", "bram18", limits.bram36, there, 2, "BRAM36")
-    if limits.fifo_bits is not None:
-        yield _at_most("limits.fifo_bits", estimate.fifo_bits, limits.fifo_bits, "FIFO bits")
-    if limits.skip_bits is not None:
-        yield _at_most(
-            "limits.skip_bits", estimate.skip_bits, limits.skip_bits, "bits in skip FIFOs"
-        )
+        yield _resource(estimate, "bram36", estimate.resources.bram18 / 2, limits.bram36, there)
+    for name, unit in (("fifo_bits", "FIFO bits"), ("skip_bits", "bits in skip FIFOs")):
+        most = getattr(limits, name)
+        if most is not None:
+            yield _at_most(f"limits.{name}", getattr(estimate, name), most, unit)
+    note = _how(estimate)
     if limits.max_interval is not None:
         yield _at_most(
-            "limits.max_interval", estimate.interval, limits.max_interval, "cycles a frame"
-        )
+            "limits.max_interval", estimate.interval, limits.max_interval, "cycles a frame",
+            note=note,
+        )  # fmt: skip
     if limits.max_latency_ms is not None:
         value = estimate.latency_s * 1e3
-        yield _at_most("limits.max_latency_ms", value, limits.max_latency_ms, "ms of latency")
+        yield _at_most(
+            "limits.max_latency_ms", value, limits.max_latency_ms, "ms of latency", note=note
+        )
     if limits.min_fps is not None:
         low = estimate.fps < limits.min_fps
         yield Finding(
@@ -226,32 +328,26 @@ def _limits(estimate: Estimate, limits: Limits) -> Iterator[Finding]:
             "fps",
             "",
             "over" if low else "ok",
-            f"{estimate.fps:,.6g} frames a second, {'below' if low else 'at least'} "
-            f"the {limits.min_fps:,.6g} asked for",
+            f"{_shown(estimate.fps)} frames a second, {'below' if low else 'at least'} "
+            f"the {_shown(limits.min_fps)} asked for{note}",
         )
     if limits.deadlock_free:
         yield _deadlock(estimate)
 
 
+def _how(estimate: Estimate) -> str:
+    """What to know of a time that was not simulated."""
+    return "" if estimate.simulated else " (not simulated: --simulate is exact)"
+
+
 def _resource(
-    estimate: Estimate,
-    rule: str,
-    name: str,
-    amount: float | str,
-    there: float,
-    per: int,
-    unit: str | None = None,
+    estimate: Estimate, name: str, value: float, amount: float | str, there: float
 ) -> Finding:
-    value = float(getattr(estimate.resources, name)) / per
-    limit, note = (
-        (amount, "")
-        if not isinstance(amount, str)
-        else (
-            there * float(amount.removesuffix("%")) / 100,
-            f" ({amount} of {estimate.device.name})",
-        )
-    )
-    return _at_most(rule, value, float(limit), unit or name.upper(), note=note)
+    """A resource against an amount, or against a share of what is there."""
+    limit, note = amount, ""
+    if isinstance(amount, str):
+        limit, note = there * _percent(amount) / 100, f" ({amount} of {estimate.device.name})"
+    return _at_most(f"limits.{name}", value, float(limit), name.upper(), note=note)
 
 
 def _deadlock(estimate: Estimate) -> Finding:
@@ -260,7 +356,7 @@ def _deadlock(estimate: Estimate) -> Finding:
         case True:
             level, text = "ok", "free of deadlock"
         case False:
-            level, text = "over", "deadlocks with these FIFO depths"
+            level, text = "over", "deadlocks with these FIFO depths: --sizing joint finds others"
         case _:
             level, text = "unknown", "not known to be free of deadlock: run with --simulate"
     value = None if estimate.deadlock_free is None else float(estimate.deadlock_free)
@@ -271,80 +367,126 @@ def _regression(estimate: Estimate, budget: Budget) -> Iterator[Finding]:
     rules = budget.regression
     if rules is None:
         return
-    before = _baseline(budget.folder / rules.baseline)
-    now: dict[str, float] = {
+    timed = any(getattr(rules, name) is not None for name in _TIMES)
+    before = _baseline(budget.folder / rules.baseline, estimate, timed=timed)
+    for name, value in _quantities(estimate).items():
+        allowed = getattr(rules, name)
+        if allowed is not None:
+            yield _growth(name, before[name], value, allowed)
+
+
+def _quantities(estimate: Estimate) -> dict[str, float]:
+    return {
         **{name: float(getattr(estimate.resources, name)) for name in _RESOURCES},
         "fifo_bits": estimate.fifo_bits,
         "skip_bits": estimate.skip_bits,
         "latency": estimate.latency_s,
         "fps": estimate.fps,
     }
-    for name, value in now.items():
-        allowed = getattr(rules, name)
-        if allowed is None:
-            continue
-        old = before[name]
-        worse = old - value if name == "fps" else value - old
-        share = isinstance(allowed, str)
-        limit = float(allowed.removesuffix("%")) if isinstance(allowed, str) else float(allowed)
-        grown = worse / old * 100 if share and old else worse
-        if share and not old:
-            grown = 0.0 if worse <= 0 else float("inf")
-        unit = "%" if share else name
-        over = grown > limit + 1e-9
-        yield Finding(
-            f"regression.{name}", grown, limit, unit, "", "over" if over else "ok",
-            f"{name} {old:,.6g} -> {value:,.6g}: {max(grown, 0):.3g} {unit} worse, "
-            f"{'over' if over else 'within'} the {limit:g} {unit} allowed",
-        )  # fmt: skip
 
 
-def _baseline(path: Path) -> dict[str, float]:
+def _growth(name: str, old: float, value: float, allowed: float | str) -> Finding:
+    """One quantity against the baseline; all but fps are worse when they grow."""
+    rule, change = f"regression.{name}", f"{name} {_shown(old)} -> {_shown(value)}"
+    worse = old - value if name == "fps" else value - old
+    if isinstance(allowed, str):
+        limit, unit, sign = _percent(allowed), "%", " %"
+        if worse > 0 and not old:
+            text = f"{change}: there was none before, and {allowed} of none is none"
+            return Finding(rule, None, limit, unit, "", "over", text)
+        worse = worse / old * 100 if old else 0.0
+    else:
+        limit, unit, sign = allowed, name, ""
+    if not math.isfinite(worse):
+        text = f"{change} could not be compared"
+        return Finding(rule, None, limit, unit, "", "unknown", text)
+    # A growth of exactly the share allowed must pass in spite of rounding.
+    over = worse > limit + 1e-9
+    much = f"{_shown(worse)}{sign} worse" if worse > 0 else "no worse"
+    text = f"{change}: {much}, {'over' if over else 'within'} the {_shown(limit)}{sign} allowed"
+    return Finding(rule, worse, limit, unit, "", "over" if over else "ok", text)
+
+
+def _baseline(path: Path, estimate: Estimate, *, timed: bool) -> dict[str, float]:
+    """What a stored estimate says.
+
+    Args:
+        path: of the JSON file.
+        estimate: what it will be compared with.
+        timed: whether times are compared, which are only alike if both are simulated or neither.
+
+    Raises:
+        GraphoptError: it cannot be read, is no estimate, or cannot be compared.
+    """
+    write = "write it with graphopt cost ... --format json -o FILE"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GraphoptError(
-            f"the baseline {path} cannot be read ({error.strerror}): write it with graphopt cost "
-            "--format json."
+            f"the baseline {path} cannot be read ({error.strerror}): {write}."
         ) from None
     except ValueError:
-        raise GraphoptError(f"the baseline {path} is no JSON file.") from None
+        raise GraphoptError(f"the baseline {path} is no JSON file: {write}.") from None
     try:
         resources: Mapping[str, Any] = stored["resources"]
-        return {
+        now: dict[str, object] = {"device": estimate.device.name, "backend": estimate.backend}
+        if timed:
+            now["simulated"] = estimate.simulated
+        then = {key: stored[key] for key in now}
+        values = {
             **{name: float(resources[name]) for name in _RESOURCES},
             "fifo_bits": float(stored["fifo_bits"]),
             "skip_bits": float(stored["skip_bits"]),
             "latency": float(stored["latency_s"]),
             "fps": float(stored["fps"]),
         }
+        if not all(map(math.isfinite, values.values())):
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         raise GraphoptError(
-            f"the baseline {path} is no result of graphopt cost --format json."
+            f"the baseline {path} is no result of graphopt cost --format json: {write}."
         ) from None
+    for key, value in now.items():
+        if then[key] != value:
+            raise GraphoptError(
+                f"the baseline {path} cannot be compared, because its {key} is {then[key]!r} and "
+                f"not {value!r}: write it again with the options of now."
+            )
+    return values
 
 
 def _layers(estimate: Estimate, limits: tuple[LayerLimit, ...]) -> Iterator[Finding]:
     for limit in limits:
         kernels = [k for k in estimate.kernels if limit.name in (k.layer, k.name)]
         if not kernels:
-            raise GraphoptError(f"the budget names a layer '{limit.name}' that is not there.")
+            names = (name for k in estimate.kernels for name in (k.layer, k.name))
+            raise _absent("layer", limit.name, names)
         for name in _RESOURCES:
             most = getattr(limit, name)
             if most is not None:
                 value = sum(getattr(kernel.resources, name) for kernel in kernels)
                 yield _at_most(f"layer.{name}", value, most, name.upper(), limit.name)
         if limit.cycles is not None:
-            value = max(kernel.cycles for kernel in kernels)
-            yield _at_most("layer.cycles", value, limit.cycles, "cycles", limit.name)
+            cycles = max(kernel.cycles for kernel in kernels)
+            yield _at_most("layer.cycles", cycles, limit.cycles, "cycles", limit.name)
 
 
 def _streams(estimate: Estimate, limits: tuple[StreamLimit, ...]) -> Iterator[Finding]:
     for limit in limits:
         stream = next((s for s in estimate.streams if s.name == limit.name), None)
         if stream is None:
-            raise GraphoptError(f"the budget names a stream '{limit.name}' that is not there.")
+            raise _absent("stream", limit.name, (s.name for s in estimate.streams))
         if limit.depth is not None:
             yield _at_most("stream.depth", stream.depth, limit.depth, "words", limit.name)
         if limit.bits is not None:
             yield _at_most("stream.bits", stream.bits, limit.bits, "bits", limit.name)
+
+
+def _absent(kind: str, name: str, there: Iterable[str]) -> GraphoptError:
+    close = difflib.get_close_matches(name, sorted(set(there)), n=3)
+    cure = (
+        f"did you mean {' or '.join(map(repr, close))}?"
+        if close
+        else ("graphopt cost ... --all lists them.")
+    )
+    return GraphoptError(f"the budget names a {kind} '{name}' that is not there: {cure}")

@@ -43,7 +43,12 @@ class Sizing(StrEnum):
 def cost(
     model: ModelArgument,
     target: Annotated[
-        str, typer.Option("--target", help="finn:BOARD, such as finn:ZCU104 (graphopt devices).")
+        str,
+        typer.Option(
+            "--target",
+            help="finn:BOARD, such as finn:ZCU104 (see graphopt devices); sequential:512KiB, a "
+            "layer-by-layer accelerator; or cpu, measured.",
+        ),
     ] = "finn:ZCU104",
     bits: Annotated[
         str | None, typer.Option(help="Widths for a model without any of its own: w4a4.")
@@ -85,7 +90,14 @@ def cost(
         bool, typer.Option("--all", help="Every layer and FIFO, not only the dearest.")
     ] = False,
 ) -> None:
-    """What a model costs as a streaming accelerator, and whether it keeps a budget."""
+    """What a model costs on a target, and whether it keeps a budget."""
+    if target.startswith("sequential") or target == "cpu":
+        if budget is not None or plot is not None or form not in (Format.TABLE, Format.JSON):
+            raise typer.BadParameter(
+                f"{target} knows no budget, no plot and only the formats table and json."
+            )
+        _other(model, target, form, output)
+        return
     from graphopt.ir.io import write_whole
     from hwmodel.budget import Budget, check
     from hwmodel.estimator import Target, design_of, estimate_sized, sized
@@ -108,3 +120,30 @@ def cost(
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     if any(finding.level != "ok" for finding in findings):
         raise typer.Exit(1)
+
+
+def _other(model: Path, target: str, form: Format, output: Path | None) -> None:
+    """Targets that are no streaming design: they have reports of their own."""
+    from graphopt import Model
+    from graphopt.cli.console import to_json
+    from graphopt.ir.io import write_whole
+    from hwmodel.report import other
+
+    loaded = Model.load(model)
+    if target == "cpu":
+        from hwmodel.cpu import measure
+
+        measured = measure(loaded)
+        text = to_json(measured.to_json()) if form is Format.JSON else other.cpu(measured)
+    else:
+        from hwmodel.sequential import Accelerator, Policy, estimate
+
+        machine = Accelerator.parse(target)
+        policies: tuple[Policy, ...] = ("stream", "adjacent", "shortcut")
+        found = [estimate(loaded, machine, policy) for policy in policies]
+        records = {each.policy: each.to_json() for each in found}
+        text = to_json(records) if form is Format.JSON else other.sequential(found)
+    if output is not None:
+        write_whole(output, text.encode())
+    else:
+        sys.stdout.write(text)

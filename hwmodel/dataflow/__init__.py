@@ -6,7 +6,7 @@
 | `mapping` | the operators and their kernels |
 """
 
-from hwmodel.dataflow.mapping import UnsupportedLayer, map_model
+from hwmodel.dataflow.mapping import UnsupportedLayer, cleaned, map_model
 from hwmodel.dataflow.precision import Bits
 
-__all__ = ["Bits", "UnsupportedLayer", "map_model"]
+__all__ = ["Bits", "UnsupportedLayer", "cleaned", "map_model"]

@@ -118,9 +118,14 @@ def map_model(model: Model, *, bits: Bits | None = None) -> Design:
     Raises:
         UnsupportedLayer: a node has no kernel, a shape is unknown, or a layer has no widths.
     """
-    cleaned = model.clone()
-    Pipeline.parse(_CLEANING).run(cleaned, Context("cpu", PlainCounts()))
-    return _Mapper(cleaned, bits).run()
+    return _Mapper(cleaned(model), bits).run()
+
+
+def cleaned(model: Model) -> Model:
+    """A copy in which what the graph computes of constants and shapes is constant."""
+    copy = model.clone()
+    Pipeline.parse(_CLEANING).run(copy, Context("cpu", PlainCounts()))
+    return copy
 
 
 _CLEANING = "freeze-weights,fold-constants,dce"

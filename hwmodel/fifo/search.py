@@ -124,7 +124,8 @@ def size(
     """Depths of all FIFOs together, as small as a search finds them, at an equal interval.
 
     The design is cut where a single stream joins two parts; each part is searched alone, fed as in
-    the rate-matched run of the whole, then all are run together. Where that is slower than asked,
+    the rate-matched run of the whole, and must take each word when it comes, for what is before it
+    may have no time to wait. Then all are run together. Where that is slower than asked,
     the FIFOs at which the design waited are deepened until it is not (depths of the unlimited run
     are always enough).
 
@@ -253,11 +254,12 @@ class _Trial:
         )
 
     def keeps(self, depths: Any, target: int) -> bool:
-        """Whether the design runs and no frame but the first takes longer than `target`."""
+        """Whether the design runs at `target`, and takes every word from before it in time."""
         key = (depths.tobytes(), target)
         if key not in self.seen:
             run = self.run(depths)
-            self.seen[key] = run.status == "ok" and run.interval <= target
+            late = any(run.streams[name].late for name in self.arrivals)
+            self.seen[key] = run.status == "ok" and run.interval <= target and not late
         return self.seen[key]
 
     def lives(self, depths: Any) -> bool:

@@ -71,7 +71,8 @@ def run(
     Returns:
         status; end of each frame [frames] in cycles from reset; peak count, words passed, cycles
         in which the writer waited for room and in which the reader waited for a word, for each
-        FIFO; waiting kernels at the end [kernels] as flags; cycles; trace [records, FIFOs].
+        FIFO; cycles in which a source had a word and no room; waiting kernels at the end
+        [kernels] as flags; words in each FIFO then; cycles; trace [records, FIFOs].
     """
     kernels, fifos = len(codes), len(depth)
     count = np.zeros(fifos, np.int64)
@@ -83,6 +84,7 @@ def run(
     blocked = np.zeros(fifos, np.int64)
     starved = np.zeros(fifos, np.int64)
     sent = np.zeros(fifos, np.int64)
+    late = np.zeros(fifos, np.int64)
     taken = np.zeros(fifos, np.int64)
     ends = np.zeros(frames, np.int64)
     trace = np.zeros((trace_size, fifos), np.int64)
@@ -191,7 +193,7 @@ def run(
         for index in range(outsides):
             f = outside[index]
             words = source_words[f]
-            if words > 0 and sent[f] < fed * words and (depth[f] == 0 or count[f] < depth[f]):
+            if words > 0 and sent[f] < fed * words:
                 ready_at = 0
                 if arrival_start[f] >= 0:
                     ready_at = arrival[arrival_start[f] + sent[f] % words]
@@ -201,6 +203,9 @@ def run(
                     ready_at += sent[f] % words * period // words
                 if depth[f] == 0 and count[f] + change[f] > 0:
                     pass
+                elif count[f] >= depth[f] > 0:
+                    if ready_at <= t:
+                        late[f] += 1
                 elif ready_at <= t:
                     sent[f] += 1
                     passed[f] += 1
@@ -270,7 +275,10 @@ def run(
     for f in range(fifos):
         _wait(False, t, f, starving, starved)
         _wait(False, t, f, blocking, blocked)
-    return status, ends, frame, peak, passed, blocked, starved, waiting, count, t, trace[:traced]
+    return (
+        status, ends, frame, peak, passed, blocked, starved, late, waiting, count, t,
+        trace[:traced],
+    )  # fmt: skip
 
 
 @numba.njit(cache=True)

@@ -33,6 +33,7 @@ class StreamRun:
         words: words pushed.
         full, empty: share of the cycles in which its writer waited for room, and in which its
             reader waited for a word.
+        late: of a stream from outside, cycles in which a word was there and no room for it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StreamRun:
     words: int
     full: float
     empty: float
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -212,30 +214,41 @@ class Network:
         recorded, record_start = self._table_of(
             {name: np.zeros(self.design.stream[name].words, np.int64) for name in record}
         )
-        status, ends, ended, peak, passed, blocked, starved, waiting, count, cycles, counts = (
-            engine.run(
-                self._codes,
-                self._constants,
-                self._states.copy(),
-                *self._ins,
-                *self._outs,
-                self._reader,
-                self._writer,
-                depths,
-                self._source_words,
-                period,
-                NEVER_ENDS if fed is None else fed,
-                *self._table_of(arrivals or {}),
-                recorded,
-                record_start,
-                self._sink_words,
-                self._frame_words,
-                frames,
-                limit,
-                limit if patience is None else patience,
-                every,
-                4 * trace,
-            )
+        (
+            status,
+            ends,
+            ended,
+            peak,
+            passed,
+            blocked,
+            starved,
+            late,
+            waiting,
+            count,
+            cycles,
+            counts,
+        ) = engine.run(
+            self._codes,
+            self._constants,
+            self._states.copy(),
+            *self._ins,
+            *self._outs,
+            self._reader,
+            self._writer,
+            depths,
+            self._source_words,
+            period,
+            NEVER_ENDS if fed is None else fed,
+            *self._table_of(arrivals or {}),
+            recorded,
+            record_start,
+            self._sink_words,
+            self._frame_words,
+            frames,
+            limit,
+            limit if patience is None else patience,
+            every,
+            4 * trace,
         )
         names = [stream.name for stream in self.design.streams]
         span = max(1, int(cycles))
@@ -247,6 +260,7 @@ class Network:
                 int(passed[f]),
                 float(blocked[f]) / span,
                 float(starved[f]) / span,
+                int(late[f]),
             )
             for f, name in enumerate(names)
         }
