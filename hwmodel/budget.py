@@ -246,12 +246,12 @@ def _sentence(error: ValidationError) -> str:
             meant = f"did you mean {close[0]}? It" if close else "it"
             return f"'{entry}' is no entry of a budget; {meant} may have {', '.join(known)}"
         case "missing":
-            return f"'{entry}' is missing"
+            return f"'{entry}' is missing: write it into the table"
         case "value_error":
             what = first["msg"].removeprefix("Value error, ")
             return f"'{entry}' is {first['input']!r}, which {what}"
         case "model_type" | "tuple_type":
-            title = f"[[{entry}]]" if entry in ("layer", "stream") else f"[{entry}]"
+            title = f"[[{path[0]}]]" if path[0] in ("layer", "stream") else f"[{entry}]"
             return f"'{entry}' must be a table: write {title} above its entries"
         case "bool_type":
             return f"'{entry}' must be true or false, not {first['input']!r}"

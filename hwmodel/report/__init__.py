@@ -6,22 +6,33 @@
 | `json` | programs, and the baseline of a budget |
 | `junit` | any CI: a test case for each limit |
 | `sarif` | code scanning: a result for each limit that is broken |
-| `github` | GitHub Actions: annotations |
+| `github` | GitHub Actions: annotations (`markdown` is the text of its job summary) |
 
 Names come from the model, so every format escapes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from graphopt.errors import GraphoptError
 from hwmodel.budget import Finding
 from hwmodel.estimates import Estimate
 from hwmodel.report import ci, table
+from hwmodel.report.summary import markdown
 
-FORMATS = ("table", "json", "junit", "sarif", "github")
+__all__ = ["FORMATS", "markdown", "render"]
+
+_MACHINES: Mapping[str, Callable[[Estimate, Sequence[Finding], Path], str]] = {
+    "json": ci.json_text,
+    "junit": ci.junit,
+    "sarif": ci.sarif,
+    "github": ci.github,
+}
+
+FORMATS = ("table", *_MACHINES)
+"""What `render` can make."""
 
 
 def render(
@@ -44,15 +55,8 @@ def render(
     Raises:
         GraphoptError: no such format.
     """
-    match form:
-        case "table":
-            return table.text(estimate, findings, model_path, everything=everything)
-        case "json":
-            return ci.json_text(estimate, findings)
-        case "junit":
-            return ci.junit(estimate, findings, model_path)
-        case "sarif":
-            return ci.sarif(estimate, findings, model_path)
-        case "github":
-            return ci.github(estimate, findings, model_path)
+    if form == "table":
+        return table.text(estimate, findings, model_path, everything=everything)
+    if form in _MACHINES:
+        return _MACHINES[form](estimate, findings, model_path)
     raise GraphoptError(f"'{form}' is no format: use {', '.join(FORMATS)}.")
