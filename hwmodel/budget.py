@@ -337,7 +337,7 @@ def _limits(estimate: Estimate, limits: Limits) -> Iterator[Finding]:
 
 def _how(estimate: Estimate) -> str:
     """What to know of a time that was not simulated."""
-    return "" if estimate.simulated else " (not simulated: --simulate is exact)"
+    return "" if estimate.simulated else " (not simulated: --simulate makes sure)"
 
 
 def _resource(

@@ -6,8 +6,8 @@ take nothing: they go into the thresholds behind them. An activation with its qu
 thresholding. What only renames (Reshape, Flatten, Identity ...) is no kernel; a tensor with
 several readers is a fork. ONNX counts NCHW; streams carry a pixel's channels together.
 
-In a float model with widths from the user, an activation is quantized where it stands, and the
-input of a layer that would be wider than its activation bits where the layer reads it.
+In a float model with widths from the user, an activation is quantized where it stands; what is
+wider than the activation bits, before a fork or where a layer reads it.
 """
 
 from __future__ import annotations
@@ -319,6 +319,11 @@ class _Mapper:
             element = precision.quantized(node)
             assert element is not None
             tensor = self._thresholded(node, tensor, element, False, ".requantize")
+        forked = self.readers.get(node.outputs[0].name or "", 0) > 1
+        if self.bits is not None and forked and tensor.element.bits > self.bits.activation:
+            # A skip carries activations, not accumulators: narrowed once, before the fork.
+            narrow = integer(self.bits.activation, signed=tensor.element.signed)
+            tensor = self._thresholded(node, tensor, narrow, False, ".narrow")
         self._open(node.outputs[0].name or "", tensor, node_label(node))
 
     # ---- operators

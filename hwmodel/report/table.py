@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graphopt.cost import si
 from graphopt.report.tables import table
 from hwmodel.budget import Finding
-from hwmodel.estimates import Estimate
-from hwmodel.resources import Resources, total
+from hwmodel.estimates import Estimate, KernelEstimate
+from hwmodel.report.printable import printable
+from hwmodel.resources import total
 
 WIDTH = 100
 MOST = 10
@@ -33,90 +34,102 @@ _SIZINGS = {
 def text(
     estimate: Estimate, findings: Sequence[Finding], model_path: Path, *, everything: bool
 ) -> str:
-    """Totals, the dearest layers, the FIFOs, and the budget."""
+    """Totals, the dearest layers, the FIFOs, and the budget; plain text of at most 100 columns."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=WIDTH, highlight=False)
+    # Not for a terminal, whatever the environment says (FORCE_COLOR in CI): it may go to a file.
+    # Without emoji, because the names of a model may hold :codes:.
+    console = Console(
+        file=buffer, width=WIDTH, highlight=False, emoji=False, force_terminal=False,
+        color_system=None,
+    )  # fmt: skip
     console.print(
-        f"{escape(_clean(str(model_path)))} on {escape(estimate.device.name)} at "
+        f"{_escaped(str(model_path))} on {_escaped(estimate.device.name)} at "
         f"{estimate.clock_mhz:g} MHz ({estimate.backend})"
     )
-    how = "simulated" if estimate.simulated else "estimated"
+    how = "simulated" if estimate.simulated else "not simulated"
     console.print(
-        f"{estimate.fps:,.6g} frames a second ({si(estimate.interval)} cycles a frame), latency "
+        f"{estimate.fps:,.6g} frames a second ({estimate.interval:,} cycles a frame), latency "
         f"{estimate.latency_s * 1e3:.4g} ms, {how}"
     )
-    alive = {True: "free of deadlock", False: "[bold red]DEADLOCKS[/]", None: "deadlock: not known"}
-    console.print(f"FIFOs: {_SIZINGS[estimate.sizing]}; {alive[estimate.deadlock_free]}")
+    alive = {True: "free of deadlock", False: "DEADLOCKS", None: "deadlock: not known"}
+    sizing = _SIZINGS.get(estimate.sizing, estimate.sizing)
+    console.print(f"FIFOs: {_escaped(sizing)}; {alive[estimate.deadlock_free]}\n")
     console.print(_totals(estimate))
     console.print(_layers(estimate, everything))
     console.print(_fifos(estimate, everything))
     if findings:
         console.print(_findings(findings))
     for warning in estimate.warnings:
-        console.print(f"warning: {escape(_clean(warning))}")
-    return buffer.getvalue()
+        console.print(f"warning: {_escaped(warning)}")
+    return _harmless("\n".join(line.rstrip() for line in buffer.getvalue().splitlines())) + "\n"
 
 
-def _clean(name: str) -> str:
-    """A name without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in name)
+def _harmless(lines: str) -> str:
+    """The text without what a GitHub runner would take for a command of ours, in its log.
+
+    A name may start with `::`, or a line may be broken before it.
+    """
+    return re.sub(r"(?m)^(\s*):(?=:)", r"\1;", lines).replace("##[", "##(")
+
+
+def _escaped(name: str) -> str:
+    return escape(printable(name))
 
 
 def _shown(name: str, most: int = 36) -> str:
-    clean = _clean(name)
+    clean = printable(name)
     return escape(clean if len(clean) <= most else "…" + clean[1 - most :])
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
 
 
 def _totals(estimate: Estimate) -> Table:
     made = table("Resources", "", ">kernels", ">FIFOs", ">all", ">device", ">used", "")
-    shares = estimate.utilisation
-    for name in ("lut", "ff", "bram18", "uram", "dsp"):
+    for name, share in estimate.utilisation.items():
         kernels = getattr(estimate.kernel_resources, name)
         fifos = getattr(estimate.fifo_resources, name)
-        share = shares[name]
-        bar = "█" * min(20, round(20 * min(share, 1))) + ("!" if share > 1 else "")
+        there = getattr(estimate.device, name)
+        bar = "█" * min(20, round(20 * min(share, 1)))
         made.add_row(
             name.upper(),
-            si(kernels),
-            si(fifos),
-            si(kernels + fifos),
-            si(getattr(estimate.device, name)),
-            f"{100 * share:.1f} %" if share != float("inf") else "none there",
-            bar,
+            _count(kernels),
+            _count(fifos),
+            _count(kernels + fifos),
+            _count(there),
+            f"{100 * share:.1f} %" if there else "none there" if kernels + fifos else "",
+            bar.ljust(20, "·") + (" over" if share > 1 else ""),
         )
     return made
 
 
 def _layers(estimate: Estimate, everything: bool) -> Table:
-    layers: dict[str, list[int]] = {}
-    for index, kernel in enumerate(estimate.kernels):
-        layers.setdefault(kernel.layer, []).append(index)
-
-    def used(name: str) -> Resources:
-        return total(estimate.kernels[i].resources for i in layers[name])
-
+    layers: dict[str, list[KernelEstimate]] = {}
+    for kernel in estimate.kernels:
+        layers.setdefault(kernel.layer, []).append(kernel)
+    used = {name: total(k.resources for k in kernels) for name, kernels in layers.items()}
+    shares = {name: estimate.device.utilisation(each) for name, each in used.items()}
     order = list(layers)
     if not everything:
-        order.sort(key=lambda n: sum(estimate.device.utilisation(used(n)).values()), reverse=True)
+        order.sort(key=lambda name: sum(shares[name].values()), reverse=True)
     shown = order if everything else order[:MOST]
-    title = "Layers" if everything or len(order) <= MOST else f"Layers: the dearest {MOST}"
-    made = table(title, "layer", "folding", ">cycles", ">LUT", ">FF", ">BRAM18", ">DSP")
+    counted = [
+        name for name in estimate.utilisation
+        if name != "uram" or any(each.uram for each in used.values())
+    ]  # fmt: skip
+    title = "Layers" if len(shown) == len(order) else f"Layers: the dearest {MOST}"
+    made = table(title, "layer", "folding", ">cycles", *(f">{n.upper()}" for n in counted))
     for name in shown:
-        kernels = [estimate.kernels[i] for i in layers[name]]
+        kernels = layers[name]
         main = max(kernels, key=lambda k: (k.kind in ("MatrixVector", "VectorVector"), k.cycles))
-        cost = used(name)
         made.add_row(
             _shown(name),
-            main.folding,
-            si(max(kernel.cycles for kernel in kernels)),
-            si(cost.lut),
-            si(cost.ff),
-            si(cost.bram18),
-            si(cost.dsp),
+            _escaped(main.folding),
+            _count(max(kernel.cycles for kernel in kernels)),
+            *(_count(getattr(used[name], each)) for each in counted),
         )
-    if len(shown) < len(order):
-        made.caption = f"{len(order) - len(shown)} more with --all"
-    return made
+    return _with_rest(made, len(order) - len(shown))
 
 
 def _fifos(estimate: Estimate, everything: bool) -> Table:
@@ -124,23 +137,31 @@ def _fifos(estimate: Estimate, everything: bool) -> Table:
     order = sorted(streams, key=lambda s: (not s.skip, -s.bits))
     deep = [s for s in order if s.skip or s.depth > 2]
     shown = order if everything else deep[:MOST]
+    counted = [
+        name for name in ("lut", "bram18", "uram")
+        if name == "lut" or any(getattr(each.resources, name) for each in shown)
+    ]  # fmt: skip
     made = table(
-        f"FIFOs: {si(estimate.fifo_bits)}bit, {si(estimate.skip_bits)}bit of it for skips",
-        "stream", ">words", ">bits", "in", ">LUT", ">BRAM18", "why",
+        f"FIFOs: {_count(estimate.fifo_bits)} bits, {_count(estimate.skip_bits)} of them for skips",
+        "stream", "skip", ">words × bits", "in", *(f">{n.upper()}" for n in counted), "why",
     )  # fmt: skip
+    made.padding = (0, 1, 0, 0)  # room for the reasons
     for stream in shown:
         made.add_row(
-            _shown(stream.name, 24) + (" [bold]skip[/]" if stream.skip else ""),
-            str(stream.depth),
-            str(stream.width),
-            stream.style,
-            si(stream.resources.lut),
-            si(stream.resources.bram18),
-            escape(_clean(stream.reason)),
+            _shown(stream.name, 24),
+            "skip" if stream.skip else "",
+            f"{stream.depth:,} × {stream.width}",
+            _escaped(stream.style),
+            *(_count(getattr(stream.resources, each)) for each in counted),
+            _escaped(stream.reason),
         )
-    rest = len(streams) - len(shown)
+    return _with_rest(made, len(streams) - len(shown))
+
+
+def _with_rest(made: Table, rest: int) -> Table:
+    """The table, saying below how many rows it has not shown."""
     if rest:
-        made.caption = f"{rest} more with --all"
+        made.caption, made.caption_justify = f"{rest} more with --all\n", "left"
     return made
 
 
@@ -148,7 +169,7 @@ def _findings(findings: Sequence[Finding]) -> Table:
     broken = sum(finding.level != "ok" for finding in findings)
     verdict = f"{broken} of {len(findings)} limits broken" if broken else "kept"
     made = table(f"Budget: {verdict}", "limit", "", "what")
-    marks = {"ok": "ok", "over": "[bold red]over[/]", "unknown": "[bold red]unknown[/]"}
     for finding in findings:
-        made.add_row(escape(finding.rule), marks[finding.level], escape(_clean(finding.message)))
+        level = finding.level if finding.level == "ok" else finding.level.upper()
+        made.add_row(escape(finding.rule), level, _escaped(finding.message))
     return made

@@ -140,7 +140,7 @@ def test_regressions_against_a_baseline(tmp_path: Path) -> None:
         ('[limits]\nlut = "many"', "such as '80%'"),
         ("[limits]\nmin_fps = 0", "limits.min_fps"),
         ("[limit]\nlut = 3", "limit"),
-        ("[[layer]]\nlut = 3", "layer.0.name"),
+        ("[[layer]]\nlut = 3", "layer.1.name"),
         ("[regression]\nlut = '1%'", "regression.baseline"),
         ("lut = ", "no TOML"),
         ("folder = '/'", "no entry of a budget"),
