@@ -484,9 +484,7 @@ def _streams(estimate: Estimate, limits: tuple[StreamLimit, ...]) -> Iterator[Fi
 
 def _absent(kind: str, name: str, there: Iterable[str]) -> GraphoptError:
     close = difflib.get_close_matches(name, sorted(set(there)), n=3)
-    cure = (
-        f"did you mean {' or '.join(map(repr, close))}?"
-        if close
-        else ("graphopt cost ... --all lists them.")
-    )
+    cure = "graphopt cost ... --format json lists them."
+    if close:
+        cure = f"did you mean {' or '.join(map(repr, close))}?"
     return GraphoptError(f"the budget names a {kind} '{name}' that is not there: {cure}")

@@ -167,25 +167,45 @@ def size(
     report(f"rate-matched peaks: {total_bits(design, dict(zip(names, ceiling, strict=True)))} bits")
     if not throughput:
         target = _FOR_EVER
-    # Blocks that differ in names alone are searched once, fed as the first of them is.
+    # Blocks that differ in names alone are searched once; those whose words come in another
+    # pattern, for which these depths will not do, on their own.
     alike: dict[Any, list[Design]] = {}
     for part in parts:
         alike.setdefault(shape_of(part), []).append(part)
-    groups = list(alike.values())
-    tasks = [(group[0], target, price, smallest, _arrivals(group[0], matched)) for group in groups]
-    found: dict[str, int] = {}
+    firsts = [group[0] for group in alike.values()]
+    others = [part for group in alike.values() for part in group[1:]]
+
+    def task(part: Design) -> _Task:
+        return _Task(part, target, price, smallest, _arrivals(part, matched))
+
+    found: dict[Any, list[int]] = {}
+    depth_of: dict[str, int] = {}
     simulations = 0
-    for group, (depths_of_part, runs) in zip(groups, _each(_search, tasks, jobs), strict=True):
-        simulations += runs
-        for part in group:
-            names_here = [stream.name for stream in part.streams]
-            found |= dict(zip(names_here, depths_of_part, strict=True))
-        report(
-            f"{len(group)} x {len(group[0].streams)} FIFOs from {group[0].kernels[0].name}: "
-            f"{total_bits(part, dict(zip(names_here, depths_of_part, strict=True)))} bits "
-            f"after {runs} runs"
-        )
-    depths = np.array([max(smallest, min(found[name], ceiling[i])) for i, name in enumerate(names)])
+
+    def note(part: Design, searched: tuple[list[int], int]) -> None:
+        sizes, runs = searched
+        depth_of.update(zip((s.name for s in part.streams), sizes, strict=True))
+        held = sum(s.bits * d for s, d in zip(part.streams, sizes, strict=True))
+        report(f"{len(sizes)} FIFOs from {part.kernels[0].name}: {held} bits after {runs} runs")
+
+    for part, searched in zip(firsts, _each(_search, map(task, firsts), jobs), strict=True):
+        found[shape_of(part)] = searched[0]
+        simulations += searched[1]
+        note(part, searched)
+    given = [(task(part), found[shape_of(part)]) for part in others]
+    again = []
+    for part, will_do in zip(others, _each(_will_do, given, jobs), strict=True):
+        simulations += 1
+        if will_do:
+            note(part, (found[shape_of(part)], 1))
+        else:
+            again.append(part)
+    for part, searched in zip(again, _each(_search, map(task, again), jobs), strict=True):
+        simulations += searched[1]
+        note(part, searched)
+    depths = np.array(
+        [max(smallest, min(depth_of[name], ceiling[i])) for i, name in enumerate(names)]
+    )
     depths, run = _repaired(whole, depths, ceiling, target, report)
     sized = dict(zip(names, map(int, depths), strict=True))
     return Sizing(design.with_depths(sized), sized, run.interval, simulations + whole.runs)
@@ -212,7 +232,8 @@ def shape_of(design: Design) -> Any:
     return kernels, streams
 
 
-def _each(function: Any, tasks: Sequence[Any], jobs: int | None) -> Iterable[Any]:
+def _each(function: Any, work: Iterable[Any], jobs: int | None) -> Iterable[Any]:
+    tasks = list(work)
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     if jobs <= 1:
         return map(function, tasks)
@@ -289,12 +310,37 @@ def _arrivals(part: Design, matched: Run) -> dict[str, Any]:
     return {name: table - start for name, table in times.items()}
 
 
-def _search(task: tuple[Design, int, Price, int, dict[str, Any]]) -> tuple[list[int], int]:
+@dataclass(frozen=True)
+class _Task:
+    """A part to be searched: pace, price, least depth, and when words come to it."""
+
+    part: Design
+    target: int
+    price: Price
+    smallest: int
+    arrivals: Mapping[str, Any]
+
+    @property
+    def period(self) -> int:
+        return 0 if self.target == _FOR_EVER else self.target
+
+    def trial(self) -> _Trial:
+        return _Trial(Network(self.part), self.period, self.arrivals if self.period else {})
+
+
+def _will_do(given: tuple[_Task, list[int]]) -> bool:
+    """Whether depths found for a part of the same shape do for this one."""
+    task, depths = given
+    trial = task.trial()
+    if not task.period:
+        return trial.lives(np.array(depths))
+    return trial.keeps(np.array(depths), task.target)
+
+
+def _search(task: _Task) -> tuple[list[int], int]:
     """The cheapest depths of one part in order of its streams, and the runs it took."""
-    part, target, price, smallest, arrivals = task
-    network = Network(part)
-    period = 0 if target == _FOR_EVER else target
-    trial = _Trial(network, period, arrivals if period else {})
+    part, target, price, smallest = task.part, task.target, task.price, task.smallest
+    trial = task.trial()
     names = [stream.name for stream in part.streams]
     unlimited = np.full(len(names), UNLIMITED)
     start = trial.run(unlimited)

@@ -21,6 +21,9 @@ WIDTH = 100
 MOST = 10
 """Rows of a table unless everything is asked for."""
 
+_NARROW = (0, 1, 0, 0)
+"""Space around a cell, in tables that need their width for names and reasons."""
+
 _SIZINGS = {
     "bounds": "closed forms",
     "given": "the model's own",
@@ -76,7 +79,7 @@ def _escaped(name: str) -> str:
     return escape(printable(name))
 
 
-def _shown(name: str, most: int = 36) -> str:
+def _shown(name: str, most: int = 32) -> str:
     clean = printable(name)
     return escape(clean if len(clean) <= most else "…" + clean[1 - most :])
 
@@ -120,6 +123,7 @@ def _layers(estimate: Estimate, everything: bool) -> Table:
     ]  # fmt: skip
     title = "Layers" if len(shown) == len(order) else f"Layers: the dearest {MOST}"
     made = table(title, "layer", "folding", ">cycles", *(f">{n.upper()}" for n in counted))
+    made.padding = _NARROW
     for name in shown:
         kernels = layers[name]
         main = max(kernels, key=lambda k: (k.kind in ("MatrixVector", "VectorVector"), k.cycles))
@@ -145,7 +149,7 @@ def _fifos(estimate: Estimate, everything: bool) -> Table:
         f"FIFOs: {_count(estimate.fifo_bits)} bits, {_count(estimate.skip_bits)} of them for skips",
         "stream", "skip", ">words × bits", "in", *(f">{n.upper()}" for n in counted), "why",
     )  # fmt: skip
-    made.padding = (0, 1, 0, 0)  # room for the reasons
+    made.padding = _NARROW
     for stream in shown:
         made.add_row(
             _shown(stream.name, 24),
