@@ -120,7 +120,7 @@ def with_latency(cost: Cost, seconds: float) -> Cost:
 def si(number: float) -> str:
     """A count for people: 40.6 M, 269 k, 17."""
     for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= factor:
+        if abs(number) >= 0.9995 * factor:  # 999.7 is 1 k, to three digits
             return f"{number / factor:.3g} {unit}"
     return f"{number:.3g}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -101,7 +102,7 @@ def cost(
     from graphopt.ir.io import write_whole
     from hwmodel.budget import Budget, check
     from hwmodel.estimator import Target, design_of, estimate_sized, sized
-    from hwmodel.report import render
+    from hwmodel.report import markdown, render
 
     where = Target.parse(target)
     limits = Budget.load(budget) if budget is not None else None
@@ -110,6 +111,10 @@ def cost(
     found = estimate_sized(fitted, where, backend=backend.value, clock_mhz=clock, simulate=simulate)
     findings = check(found, limits) if limits is not None else ()
     text = render(found, findings, form.value, model_path=model, everything=everything)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if form is Format.GITHUB and summary:
+        with open(summary, "a", encoding="utf-8") as file:
+            file.write(markdown(found, findings, model))
     if plot is not None:
         from hwmodel.plot import plot as draw
 

@@ -206,7 +206,8 @@ def size(
     depths = np.array(
         [max(smallest, min(depth_of[name], ceiling[i])) for i, name in enumerate(names)]
     )
-    depths, run = _repaired(whole, depths, ceiling, target, report)
+    enough = np.array([max(smallest, free.peaks[name] + 1) for name in names])
+    depths, run = _repaired(whole, depths, ceiling, enough, target, report)
     sized = dict(zip(names, map(int, depths), strict=True))
     return Sizing(design.with_depths(sized), sized, run.interval, simulations + whole.runs)
 
@@ -398,18 +399,30 @@ def _shrink(
 
 
 def _repaired(
-    trial: _Trial, depths: Any, ceiling: Any, target: int, report: Callable[[str], None]
+    trial: _Trial,
+    depths: Any,
+    ceiling: Any,
+    enough: Any,
+    target: int,
+    report: Callable[[str], None],
 ) -> tuple[Any, Run]:
-    """Deepens FIFOs until the whole design keeps the interval."""
+    """Deepens FIFOs until the whole design keeps the interval: up to the peaks of the rate-matched
+    run, and if it must be to those of the free one.
+
+    Raises:
+        GraphoptError: not even those do, which would be a fault of the simulator.
+    """
     names = [stream.name for stream in trial.network.design.streams]
     while True:
         run = trial.run(depths)
         if run.status == "ok" and run.interval <= target:
             return depths, run
         can = [i for i in range(len(names)) if depths[i] < ceiling[i]]
+        if not can and ceiling is enough:
+            raise GraphoptError(f"FIFOs as deep as their peaks run at {run.frame_cycles} cycles.")
         if not can:
-            # Beyond the peaks of the rate-matched run nothing is ever asked for.
-            return np.full(len(names), UNLIMITED), trial.run(np.full(len(names), UNLIMITED))
+            depths, ceiling = np.maximum(depths, enough), enough
+            continue
         waits = sorted(can, key=lambda i: run.streams[names[i]].full, reverse=True)
         chosen = [i for i in waits[: max(1, len(waits) // 8)] if run.streams[names[i]].full > 0]
         for i in chosen or waits:

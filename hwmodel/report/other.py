@@ -44,5 +44,7 @@ def sequential(estimates: Sequence[SequentialEstimate]) -> str:
 
 def _text(made: Table) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=100, highlight=False).print(made)
+    Console(file=buffer, width=100, highlight=False, force_terminal=False, color_system=None).print(
+        made
+    )
     return buffer.getvalue()

@@ -181,6 +181,15 @@ def test_the_command_prints_and_gates(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--bits w4a4" in capsys.readouterr().err
 
 
+def test_on_github_the_summary_of_the_job_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert run("cost", DIGITS, "--bits", "w4a4", "--format", "github") == 0
+    assert "LUT" in summary.read_text()
+
+
 def test_the_command_draws(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "fifos.png"
