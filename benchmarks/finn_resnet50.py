@@ -87,26 +87,34 @@ class ResNet50:
         return out
 
     def conv(
-        self, stream: str, inputs: int, outputs: int, side: int, element: DataType, kernel: int = 1
+        self,
+        stream: str,
+        inputs: int,
+        outputs: int,
+        side: int,
+        element: DataType,
+        kernel: int = 1,
+        *,
+        output: DataType | None = None,
     ) -> str:
+        """A convolution; with `output` its thresholds are inside (noActivation = 0)."""
         name = self.name("MVAU_hls")
         fold = self.folding(name)
         accumulator = integer((inputs * kernel**2).bit_length() + element.bits, signed=True)
-        return self.add(
-            MatrixVector(
-                name=name,
-                mw=inputs * kernel**2,
-                mh=outputs,
-                vectors=side * side,
-                simd=fold["SIMD"],
-                pe=fold["PE"],
-                input=element,
-                weight=WEIGHT,
-                accumulator=accumulator,
-                output=accumulator,
-            ),
-            stream,
+        unit = MatrixVector(
+            name=name,
+            mw=inputs * kernel**2,
+            mh=outputs,
+            vectors=side * side,
+            simd=fold["SIMD"],
+            pe=fold["PE"],
+            input=element,
+            weight=WEIGHT,
+            accumulator=accumulator,
+            output=output or accumulator,
+            thresholds=2**output.bits - 1 if output else 0,
         )
+        return self.add(unit, stream)
 
     def quantized(self, stream: str, channels: int, side: int, element: DataType) -> str:
         name = self.name("Thresholding_rtl")
@@ -121,30 +129,6 @@ class ResNet50:
                 threshold=given,
                 output=element,
                 steps=2**element.bits - 1,
-            ),
-            stream,
-        )
-
-    def conv_quantized(
-        self, stream: str, inputs: int, outputs: int, side: int, element: DataType, kernel: int = 1
-    ) -> str:
-        """A convolution whose thresholds are inside (noActivation = 0)."""
-        name = self.name("MVAU_hls")
-        fold = self.folding(name)
-        accumulator = integer((inputs * kernel**2).bit_length() + element.bits, signed=True)
-        return self.add(
-            MatrixVector(
-                name=name,
-                mw=inputs * kernel**2,
-                mh=outputs,
-                vectors=side * side,
-                simd=fold["SIMD"],
-                pe=fold["PE"],
-                input=element,
-                weight=WEIGHT,
-                accumulator=accumulator,
-                output=BRANCH,
-                thresholds=3,
             ),
             stream,
         )
@@ -262,7 +246,7 @@ class ResNet50:
         stream = self.build.source("image", port, depth=first["inFIFODepths"][0])
         stream = self.padded(stream, 3, 224, 3)
         stream = self.window(stream, 3, 230, 7, 2)
-        stream = self.conv_quantized(stream, 3, 64, 112, IMAGE, 7)
+        stream = self.conv(stream, 3, 64, 112, IMAGE, 7, output=BRANCH)
         stream = self.padded(stream, 64, 112, 1)
         stream = self.window(stream, 64, 114, 3, 2, depthwise=True)
         stream = self.pool(stream, 64, 3, 56, "MaxPool")
@@ -321,7 +305,7 @@ class ResNet50:
         if not projected:
             branch = self.quantized(branch, channels, side, BRANCH)
             skip = self.quantized(skip, channels, side, RESIDUAL)
-        branch = self.conv_quantized(branch, channels, width, side, BRANCH)
+        branch = self.conv(branch, channels, width, side, BRANCH, output=BRANCH)
         if projected:
             if stride > 1:
                 name = self.name("DownSampler_hls")
@@ -340,7 +324,7 @@ class ResNet50:
             skip = self.conv(skip, channels, 4 * width, small, BRANCH)
         branch = self.padded(branch, width, side, 1)
         branch = self.window(branch, width, side + 2, 3, stride)
-        branch = self.conv_quantized(branch, width, width, small, BRANCH, 3)
+        branch = self.conv(branch, width, width, small, BRANCH, 3, output=BRANCH)
         branch = self.conv(branch, width, 4 * width, small, BRANCH)
         return self.join(branch, skip, 4 * width * small * small)
 
