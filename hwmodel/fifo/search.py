@@ -124,8 +124,9 @@ def size(
     """Depths of all FIFOs together, as small as a search finds them, at an equal interval.
 
     The design is cut where a single stream joins two parts; each part is searched alone, fed as in
-    the rate-matched run of the whole, and must take each word when it comes, for what is before it
-    may have no time to wait. Then all are run together. Where that is slower than asked,
+    the rate-matched run of the whole; it must take each word when it comes, for what is before it
+    may have no time to wait, and give its words in the same rhythm, for what is behind it was
+    searched with that. Then all are run together. Where that is slower than asked,
     the FIFOs at which the design waited are deepened until it is not (depths of the unlimited run
     are always enough).
 
@@ -176,7 +177,9 @@ def size(
     others = [part for group in alike.values() for part in group[1:]]
 
     def task(part: Design) -> _Task:
-        return _Task(part, target, price, smallest, _arrivals(part, matched))
+        leaving = {s.name: matched.pushed[s.name] for s in part.streams
+                   if s.sink is None and s.name in matched.pushed}  # fmt: skip
+        return _Task(part, target, price, smallest, _arrivals(part, matched), leaving)
 
     found: dict[Any, list[int]] = {}
     depth_of: dict[str, int] = {}
@@ -253,6 +256,7 @@ class _Trial:
     network: Network
     period: int = 0
     arrivals: Mapping[str, Any] = field(default_factory=dict)
+    departures: Mapping[str, Any] = field(default_factory=dict)
     runs: int = 0
     limit: int | None = None
     seen: dict[tuple[bytes, int], bool] = field(default_factory=dict)
@@ -276,13 +280,19 @@ class _Trial:
         )
 
     def keeps(self, depths: Any, target: int) -> bool:
-        """Whether the design runs at `target`, and takes every word from before it in time."""
+        """Whether the design runs at `target`, takes every word in time, and gives it in step."""
         key = (depths.tobytes(), target)
         if key not in self.seen:
-            run = self.run(depths)
+            run = self.run(depths, record=tuple(self.departures))
             late = any(run.streams[name].late for name in self.arrivals)
-            self.seen[key] = run.status == "ok" and run.interval <= target and not late
+            fast = run.status == "ok" and run.interval <= target
+            self.seen[key] = fast and not late and self._in_step(run)
         return self.seen[key]
+
+    def _in_step(self, run: Run) -> bool:
+        """Whether all words leave as they should, or all later by the same."""
+        delays = [run.pushed[name] - table for name, table in self.departures.items()]
+        return all(delay.max() == delay.min() for delay in delays)
 
     def lives(self, depths: Any) -> bool:
         """Whether the design runs at all."""
@@ -313,20 +323,23 @@ def _arrivals(part: Design, matched: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Task:
-    """A part to be searched: pace, price, least depth, and when words come to it."""
+    """A part to be searched: pace, price, least depth, and when words come to it and leave it."""
 
     part: Design
     target: int
     price: Price
     smallest: int
     arrivals: Mapping[str, Any]
+    departures: Mapping[str, Any]
 
     @property
     def period(self) -> int:
         return 0 if self.target == _FOR_EVER else self.target
 
     def trial(self) -> _Trial:
-        return _Trial(Network(self.part), self.period, self.arrivals if self.period else {})
+        if not self.period:
+            return _Trial(Network(self.part))
+        return _Trial(Network(self.part), self.period, self.arrivals, self.departures)
 
 
 def _will_do(given: tuple[_Task, list[int]]) -> bool:
