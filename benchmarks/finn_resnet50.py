@@ -23,7 +23,8 @@ import numpy as np
 
 from hwmodel.datatypes import DataType, integer
 from hwmodel.design import Builder, Design, End
-from hwmodel.fifo import size
+from hwmodel.fifo import minimal, size
+from hwmodel.fifo.regions import regions
 from hwmodel.fifo.search import total_bits
 from hwmodel.kernels import (
     Channelwise,
@@ -410,6 +411,10 @@ def main() -> None:
         worst = max(worst, abs(peak / finn - 1))
         print(f"{name:22} {finn:6d} {peak:14d}  {peak / finn - 1:+6.2%} {rate:12d}")
     print(f"largest error: {worst:.2%}")
+    first = next(iter(skips(design, config)))
+    block = next(part for part in regions(design) if first in part.stream)
+    need = minimal(block, first, interval=eager.interval)
+    print(f"first skip: {need} words are enough at the same pace, all others as shipped")
     if options.no_joint:
         return
 
@@ -418,7 +423,6 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"\njoint minimum: {seconds / 60:.1f} minutes, {sizing.simulations} simulations, "
           f"{sizing.interval} cycles a frame")  # fmt: skip
-    first = next(iter(skips(design, config)))
     print(f"first skip: {sizing.depths[first]} words (FINN {skips(design, config)[first]})")
     given = {stream.name: stream.depth or 2 for stream in design.streams}
     # The names of the deeper thresholdings are exchanged in some blocks; the sum is the same.

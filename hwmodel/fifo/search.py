@@ -206,9 +206,8 @@ def size(
     for part, searched in zip(again, _each(_search, map(task, again), jobs), strict=True):
         simulations += searched[1]
         note(part, searched)
-    depths = np.array(
-        [max(smallest, min(depth_of[name], ceiling[i])) for i, name in enumerate(names)]
-    )
+    depths = np.array([depth_of[name] for name in names])
+    ceiling = np.maximum(ceiling, depths)
     enough = np.array([max(smallest, free.peaks[name] + 1) for name in names])
     depths, run = _repaired(whole, depths, ceiling, enough, target, report)
     sized = dict(zip(names, map(int, depths), strict=True))
@@ -380,12 +379,36 @@ def _search(task: _Task) -> tuple[list[int], int]:
     if start.cycles * len(part.kernels) > _LONG:
         del orders[1:]
     best = top
-    for order in orders:
-        depths = top.copy()
-        _shrink(trial, depths, order, smallest, holds)
-        if cost(depths) < cost(best):
-            best = depths
+    for begin in (top, *_moved(trial, orders[0][:_MOVED], smallest, holds)):
+        for order in orders:
+            depths = begin.copy()
+            _shrink(trial, depths, order, smallest, holds)
+            if cost(depths) < cost(best):
+                best = depths
     return list(map(int, best)), trial.runs
+
+
+_MOVED = 2
+"""FIFOs, of those that could save most, whose words are tried elsewhere."""
+
+
+def _moved(
+    trial: _Trial, indices: Sequence[int], smallest: int, holds: Callable[[Any], bool]
+) -> Iterator[Any]:
+    """Depths with the words of one FIFO in others: those before a convolution are narrower.
+
+    The FIFO is made as shallow as can be, all others unlimited; their peaks are another start.
+    """
+    names = [stream.name for stream in trial.network.design.streams]
+    for index in indices:
+        depths = np.full(len(names), UNLIMITED)
+        depths[index] = smallest
+        if holds(depths):
+            peaks = trial.run(depths).peaks
+            depths = np.array([max(smallest, peaks[name] + 1) for name in names])
+            depths[index] = smallest
+            if holds(depths):
+                yield depths
 
 
 def _shrink(
