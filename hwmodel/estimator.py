@@ -238,7 +238,11 @@ def _deadlock_free(design: Design, known: Mapping[str, Bound]) -> bool | None:
     plain = all(not known[name].skip.skip for name in shallow)
     if shallow:
         return False if plain else None
-    return True if len({b.skip.join for b in known.values()}) == len(joins) else None
+    bounded: dict[str, int] = {}
+    for bound in known.values():
+        bounded[bound.skip.join] = bounded.get(bound.skip.join, 0) + 1
+    enough = all(bounded.get(join.name, 0) >= len(join.inputs) - 1 for join in joins)
+    return True if enough else None
 
 
 def _interval(design: Design) -> int:

@@ -25,7 +25,7 @@ words. `search` confirms it or repairs it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
@@ -49,22 +49,27 @@ from hwmodel.kernels import (
 
 @dataclass(frozen=True)
 class Skip:
-    """A fork, a join, and the two ways between them.
+    """A fork, a join, and two ways between them.
 
     Attributes:
         fork, join: kernels.
+        port, long_port: ports of the join at which the shorter and the longest way end.
         stream: the stream on the shorter way whose FIFO has to wait: the last one before the join.
-        branch: kernels on the longer way, in order; empty where that way forks itself.
+        branch: kernels on the longest way, in order.
         skip: kernels on the shorter way, in order; most often none but wires.
-        branch_streams: streams on the longer way.
+        branch_streams: streams on the longest way.
+        others: kernels on the ways to every other port than `port`, by port.
     """
 
     fork: str
     join: str
+    port: int
+    long_port: int
     stream: str
     branch: tuple[Kernel, ...]
     skip: tuple[Kernel, ...]
     branch_streams: tuple[Stream, ...]
+    others: Mapping[int, tuple[Kernel, ...]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Bound:
 
 
 def skips(design: Design) -> Iterator[Skip]:
-    """Every pair of ways from a fork to a join whose longer way has no fork of its own."""
+    """Every way from a fork to a join that has to wait for another, if none forks in between."""
     into = {stream.sink: stream for stream in design.streams if stream.sink}
     order = {kernel.name: index for index, kernel in enumerate(design.kernels)}
     graph = nx.DiGraph(design.graph)
@@ -106,16 +111,20 @@ def skips(design: Design) -> Iterator[Skip]:
         fork = dominator[join.name]
         if fork == root or not isinstance(design.kernel[fork], Fork):
             continue
-        ways = []
+        ways: dict[int, tuple[tuple[Kernel, ...], tuple[Stream, ...]]] = {}
         for port in range(len(join.inputs)):
             way = _way(design, into, End(join.name, port), fork, order)
             if way is not None:
-                ways.append(way)
+                ways[port] = way
         if len(ways) < len(join.inputs):
             continue
-        ways.sort(key=lambda way: (_first_need(way[0]), len(way[0])))
-        short, long = ways[0], ways[-1]
-        yield Skip(fork, join.name, short[1][-1].name, long[0], short[0], long[1])
+        longest = max(ways, key=lambda port: (_first_need(ways[port][0]), len(ways[port][0])))
+        for port, (kernels, streams) in ways.items():
+            # In a concatenation the longest way waits for its turn too.
+            if port != longest or isinstance(join, Concat):
+                others = {q: way[0] for q, way in ways.items() if q != port}
+                yield Skip(fork, join.name, port, longest, streams[-1].name, ways[longest][0],
+                           kernels, ways[longest][1], others)  # fmt: skip
 
 
 def _way(
@@ -163,15 +172,17 @@ def _bound(design: Design, skip: Skip, interval: int) -> Bound:
     total = stream.words
     pixels = _pixels(skip, total)
     words = max(1, total // pixels)
-    # The first word of each pixel has the most to wait for.
-    deadlock = _deadlock(skip, np.arange(0, total, words) + 1)
+    deadlock = _deadlock(skip, join, words)
+    lag = deadlock / words - 1
+    if isinstance(join, Concat):
+        pixel = _pixel_time(skip, words, pixels, interval)
+        return Bound(skip, deadlock, deadlock + words, words, lag, 0, 0, pixel)
     loop, first, spread = _loop(skip, join.inputs[0].elements)
     pixel = _pixel_time(skip, words, pixels, interval)
     more = 0
     while not _in_time(more, words, loop, first, spread, pixel):
         more += 1
     throughput = deadlock + more
-    lag = deadlock / words - 1
     return Bound(skip, deadlock, throughput, words, lag, loop, spread, pixel)
 
 
@@ -187,22 +198,40 @@ def _in_time(more: int, words: int, loop: int, first: int, spread: int, pixel: f
     return True
 
 
-def _deadlock(skip: Skip, taken: np.ndarray) -> int:
-    """The deadlock bound, looked for at these words of the join (1 ...).
+def _deadlock(skip: Skip, join: Kernel, words: int) -> int:
+    """The deadlock bound of the FIFO at the skip's port.
 
-    Exact where the skip is a plain FIFO. Kernels on the skip hold some of its words themselves;
-    then the bound is enough, but up to so many words too high.
+    Whenever the join waits for a word at another port, the fork must have sent what that way needs
+    for it, and this FIFO must hold its share of that, but for what the join has taken of it. Exact
+    where the skip is a plain FIFO. Kernels on the skip hold some of its words themselves; then the
+    bound is enough, but up to so many words too high.
     """
-    sent = taken
-    for kernel in reversed(skip.branch):
-        sent = need(kernel, sent)
-    if skip.skip:
-        made = np.arange(1, skip.skip[-1].outputs[0].words + 1)
-        asks = made
-        for kernel in reversed(skip.skip):
-            asks = need(kernel, asks)
-        sent = np.searchsorted(asks, sent, side="right")
-    return max(1, int(np.max(sent - (taken - 1))))
+    most = 1
+    for port, branch in skip.others.items():
+        wanted, taken = _waits(join, skip.port, port, words)
+        for kernel in reversed(branch):
+            wanted = need(kernel, wanted)
+        if skip.skip:
+            asks = np.arange(1, skip.skip[-1].outputs[0].words + 1)
+            for kernel in reversed(skip.skip):
+                asks = need(kernel, asks)
+            wanted = np.searchsorted(asks, wanted, side="right")
+        most = max(most, int(np.max(wanted - taken)))
+    return most
+
+
+def _waits(join: Kernel, own: int, other: int, words: int) -> tuple[np.ndarray, np.ndarray]:
+    """For moments at which a join waits at port `other`: which word of that port it waits for
+    (1 ...), and how many of port `own` it has taken.
+    """
+    if isinstance(join, Concat):
+        folds = [channels // join.pe for channels in join.channels]
+        pixel, place = np.divmod(np.arange(join.vectors * folds[other]), folds[other])
+        before = pixel * folds[own] + (folds[own] if own < other else 0)
+        return pixel * folds[other] + place + 1, before
+    # The first word of each pixel has the most to wait for.
+    wanted = np.arange(0, join.inputs[0].words, words) + 1
+    return wanted, wanted - 1
 
 
 def _pixels(skip: Skip, total: int) -> int:

@@ -18,7 +18,7 @@ from hwmodel.fifo import bounds, deadlock_free, explain, minimal, occupancy, siz
 from hwmodel.fifo.needs import need
 from hwmodel.fifo.regions import regions
 from hwmodel.fifo.search import shape_of, total_bits
-from hwmodel.kernels import Downsample, Fork, Join, Padding, VectorVector, Window
+from hwmodel.kernels import Concat, Downsample, Fork, Join, Padding, VectorVector, Window
 from hwmodel.kernels.kernel import Kernel, Port
 from hwmodel.simulate import Network, simulate
 
@@ -215,3 +215,62 @@ def test_what_a_kernel_needs_is_what_it_waits_for(kernel: Kernel) -> None:
     assert needed[-1] <= given.words
     last = (needed[-1] - 1) * gap
     assert last < run.frame_ends[0] <= last + gap + 2 * made.words
+
+
+def three_ways(kind: str) -> Design:
+    """x, a 3x3 depthwise convolution of x, and two of them behind each other; summed or joined."""
+    build = Builder()
+    source = build.source("in", Port(BYTE, 2, 72))
+    fork = Fork(name="fork", elements=144, pe=2, element=BYTE, ways=3)
+    ways = list(build.add(fork, [source], ["plain", "one", "two"]))
+    for way, count in ((1, 1), (2, 2)):
+        for index in range(count):
+            name = f"{way}.{index}"
+            pads = Padding(
+                name=f"pad{name}", height=6, width=6, channels=4, pads=(1, 1, 1, 1), element=BYTE,
+                simd=2,
+            )  # fmt: skip
+            window = Window(
+                name=f"window{name}", height=8, width=8, channels=4, kernel=(3, 3), element=BYTE,
+                simd=2, depthwise=True,
+            )  # fmt: skip
+            unit = VectorVector(
+                name=f"unit{name}", channels=4, kernel=(3, 3), vectors=36, pe=2, input=BYTE,
+                weight=BYTE, output=BYTE, backend="rtl",
+            )  # fmt: skip
+            for kernel in (pads, window, unit):
+                (ways[way],) = build.add(kernel, [ways[way]])
+    if kind == "sum":
+        build.add(
+            Join(name="join", elements=144, pe=2, operands=(BYTE,) * 3, output=BYTE), ways, ["y"]
+        )
+    else:
+        concat = Concat(name="join", vectors=36, channels=(4, 4, 4), element=BYTE, pe=2)
+        build.add(concat, ways, ["y"])
+    return build.design()
+
+
+@pytest.mark.parametrize("kind", ["sum", "concat"])
+def test_every_way_of_a_join_has_its_bound(kind: str) -> None:
+    design = three_ways(kind)
+    known = bounds(design)
+    assert {bound.skip.port for bound in known.values()} >= {0, 1}
+    shallow = {stream.name: 2 for stream in design.streams if stream.name not in known}
+    sized = design.with_depths({**shallow, **{n: b.deadlock for n, b in known.items()}})
+    assert simulate(sized).status == "ok"
+    plain = known["plain"].deadlock
+    assert simulate(sized.with_depths({"plain": plain - 1})).status == "deadlock"
+
+
+def test_a_concatenation_of_a_tensor_with_itself_must_hold_a_pixel() -> None:
+    build = Builder()
+    source = build.source("in", Port(BYTE, 1, 4 * 9), depth=2)
+    fork = Fork(name="fork", elements=36, pe=1, element=BYTE)
+    one, two = build.add(fork, [source], ["one", "two"])
+    concat = Concat(name="join", vectors=9, channels=(4, 4), element=BYTE)
+    build.add(concat, [one, two], ["y"], depths=[2])
+    design = build.design()
+    known = bounds(design)
+    sized = design.with_depths({name: bound.deadlock for name, bound in known.items()})
+    assert simulate(sized).status == "ok"
+    assert known["two"].deadlock == deadlock_free(design.with_depths({"one": 2}), "two")
