@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -94,8 +95,6 @@ def estimate(
         raise TargetError(f"'{backend}' is no backend: use {' or '.join(get_args(Backend))}.")
     if sizing not in get_args(Sizing):
         raise TargetError(f"'{sizing}' is no sizing: use {', '.join(get_args(Sizing))}.")
-    if not clock_mhz > 0:
-        raise TargetError(f"a clock of {clock_mhz} MHz is not above 0.")
     where = Target(target.name, target) if isinstance(target, Device) else Target.parse(target)
     design = design_of(
         model,
@@ -124,6 +123,10 @@ def design_of(
     Raises:
         GraphoptError: as in `estimate`.
     """
+    if not 0 < clock_mhz < math.inf:
+        raise TargetError(f"a clock of {clock_mhz} MHz is not above 0.")
+    if fps is not None and not 0 < fps < math.inf:
+        raise TargetError(f"{fps} frames a second is not above 0.")
     from hwmodel import dataflow
     from hwmodel.finn import config, graph
     from hwmodel.folding import fold_for_fps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from graphopt.cli.console import (
     progress,
     to_json,
 )
+from graphopt.cli.places import check_place, write_text
 
 if TYPE_CHECKING:
     from graphopt.pipeline import Instrument
@@ -81,7 +81,7 @@ def optimize(
 
     target_path = output or model.with_name(f"{model.stem}.opt.onnx")
     if not dry_run:
-        _check_place(target_path, model)
+        check_place(target_path, model)
     if report is not None:
         _check_report(report, model, target_path, dry_run)
     if pipeline is not None:
@@ -103,7 +103,7 @@ def optimize(
             save(outcome.model, target_path)
     told = record.outcome_record(outcome) | {"written": None if dry_run else str(target_path)}
     if report is not None:
-        _write_report(report, to_json(told))
+        write_text(report, to_json(told))
     if json:
         print_json(told)
         return
@@ -119,46 +119,15 @@ def optimize(
     console.print(_last_line(outcome.changed, dry_run, str(target_path)))
 
 
-def _check_place(place: Path, model: Path) -> None:
-    """Refuses, before anything takes long, what could not be written in the end.
-
-    Raises:
-        ModelError: `place` is a folder or the input, or no file can be made there.
-    """
-    from graphopt.errors import ModelError
-
-    if place.is_dir():
-        raise ModelError(f"{place} is a folder: name a file for the output.")
-    if place.exists() and model.exists() and place.samefile(model):
-        raise ModelError(
-            f"{place} is the input model, which is never overwritten: choose another file."
-        )
-    above = next(folder for folder in place.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        why = "may not be written" if above.is_dir() else "is no folder"
-        raise ModelError(f"{place} cannot be written: {above} {why}.")
-
-
 def _check_report(report: Path, model: Path, output: Path, dry_run: bool) -> None:
     """The same for the report."""
     from graphopt.errors import ModelError
 
     if dry_run:
         raise ModelError(f"--dry-run writes nothing, so not {report} either: use --json instead.")
-    _check_place(report, model)
+    check_place(report, model)
     if report.resolve() == output.resolve():
         raise ModelError(f"{report} is where the model goes: choose another file for the report.")
-
-
-def _write_report(report: Path, text: str) -> None:
-    from graphopt.errors import ModelError
-    from graphopt.ir import write_whole
-
-    try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(report, text.encode())
-    except OSError as error:
-        raise ModelError(f"{report} cannot be written: {error.strerror or error}.") from error
 
 
 def _instruments(verify_each: bool, print_after: list[str]) -> list[Instrument]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from graphopt.cli.console import ModelArgument
+from graphopt.cli.places import append_text, check_place, write_text
 
 
 class Format(StrEnum):
@@ -92,6 +93,9 @@ def cost(
     ] = False,
 ) -> None:
     """What a model costs on a target, and whether it keeps a budget."""
+    for place in (output, plot):
+        if place is not None:
+            check_place(place, model)
     if target.startswith("sequential") or target == "cpu":
         if budget is not None or plot is not None or form not in (Format.TABLE, Format.JSON):
             raise typer.BadParameter(
@@ -99,28 +103,33 @@ def cost(
             )
         _other(model, target, form, output)
         return
-    from graphopt.ir.io import write_whole
     from hwmodel.budget import Budget, check
     from hwmodel.estimator import Target, design_of, estimate_sized, sized
     from hwmodel.report import markdown, render
 
     where = Target.parse(target)
     limits = Budget.load(budget) if budget is not None else None
-    design = design_of(model, bits=bits or where.bits, folding=folding, fps=fps, clock_mhz=clock)
+    design = design_of(
+        model,
+        bits=bits or where.bits,
+        folding=folding,
+        fps=fps,
+        clock_mhz=clock,
+        dsp=where.device.dsp_kind,
+    )
     fitted = sized(design, sizing.value)
     found = estimate_sized(fitted, where, backend=backend.value, clock_mhz=clock, simulate=simulate)
     findings = check(found, limits) if limits is not None else ()
     text = render(found, findings, form.value, model_path=model, everything=everything)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if form is Format.GITHUB and summary:
-        with open(summary, "a", encoding="utf-8") as file:
-            file.write(markdown(found, findings, model))
+        append_text(Path(summary), markdown(found, findings, model))
     if plot is not None:
         from hwmodel.plot import plot as draw
 
         draw(fitted.design, plot)
     if output is not None:
-        write_whole(output, text.encode())
+        write_text(output, text)
     else:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     if any(finding.level != "ok" for finding in findings):
@@ -131,7 +140,6 @@ def _other(model: Path, target: str, form: Format, output: Path | None) -> None:
     """Targets that are no streaming design: they have reports of their own."""
     from graphopt import Model
     from graphopt.cli.console import to_json
-    from graphopt.ir.io import write_whole
     from hwmodel.report import other
 
     loaded = Model.load(model)
@@ -149,6 +157,6 @@ def _other(model: Path, target: str, form: Format, output: Path | None) -> None:
         records = {each.policy: each.to_json() for each in found}
         text = to_json(records) if form is Format.JSON else other.sequential(found)
     if output is not None:
-        write_whole(output, text.encode())
+        write_text(output, text)
     else:
         sys.stdout.write(text)

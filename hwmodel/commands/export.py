@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from graphopt.cli.console import ModelArgument, out
+from graphopt.cli.places import check_place, write_text
 from hwmodel.commands.cost import Sizing
 
 
@@ -43,7 +44,6 @@ def export(
     ] = Dialect.FINN_PLUS,
 ) -> None:
     """Write folding and FIFO depths for FINN, or a configuration for hls4ml."""
-    from graphopt.ir.io import write_whole
     from hwmodel.estimator import design_of, sized
 
     where = folder or model.parent
@@ -66,8 +66,9 @@ def export(
         from hwmodel.hls4ml import configuration
 
         files = {f"{model.stem}.hls4ml.json": configuration(fitted)}
-    where.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        check_place(where / name, model)
     console = out()
     for name, content in files.items():
-        write_whole(where / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_text(where / name, json.dumps(content, indent=2) + "\n")
         console.print(f"wrote {where / name}")

@@ -190,6 +190,22 @@ def test_on_github_the_summary_of_the_job_is_written(
     assert "LUT" in summary.read_text()
 
 
+def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
+    model = tmp_path / "net.onnx"
+    model.write_bytes(DIGITS.read_bytes())
+    for option in ("-o", "--plot"):
+        assert run("cost", model, "--bits", "w4a4", option, model) == 2
+    assert run("cost", model, "--target", "sequential", "-o", model) == 2
+    assert run("cost", model, "--bits", "w4a4", "-o", tmp_path) == 2
+    assert run("cost", model, "--bits", "w4a4", "--clock", "0") == 2
+    assert run("cost", model, "--bits", "w4a4", "--clock", "inf") == 2
+    assert run("cost", model, "--bits", "w4a4", "--fps", "inf") == 2
+    assert model.read_bytes() == DIGITS.read_bytes()
+    new = tmp_path / "a" / "b.json"
+    assert run("cost", model, "--bits", "w4a4", "--format", "json", "-o", new) == 0
+    assert json.loads(new.read_text())["resources"]
+
+
 def test_the_command_draws(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "fifos.png"
