@@ -8,10 +8,10 @@ divide; SIMD beyond the channels of a convolution needs the parallel window.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from graphopt.errors import GraphoptError
 from hwmodel.design import Design, Stream
@@ -36,11 +36,13 @@ class Fold:
     Attributes:
         pe, simd: as the kernel has them.
         parallel: of a window: a whole window in one word.
+        ram_style: what holds the weights, or what a window holds.
     """
 
     pe: int | None = None
     simd: int | None = None
     parallel: bool | None = None
+    ram_style: str | None = None
 
 
 def fold(design: Design, folds: Mapping[str, Fold]) -> Design:
@@ -64,13 +66,13 @@ def fold(design: Design, folds: Mapping[str, Fold]) -> Design:
 def _folded(kernel: Kernel, wanted: Fold, channels: Mapping[str, int]) -> Kernel:
     changes = {
         name: value
-        for name in ("pe", "simd", "parallel")
+        for name in ("pe", "simd", "parallel", "ram_style")
         if (value := getattr(wanted, name)) is not None
     }
     for name, value in changes.items():
         if not hasattr(kernel, name):
             raise GraphoptError(f"{kernel.name} ({type(kernel).__name__}) has no {name.upper()}.")
-        if name == "parallel":
+        if name not in ("pe", "simd"):
             continue
         most = _divided(kernel, name, channels)
         if value < 1 or most % value:
@@ -312,98 +314,244 @@ def fold_within(
 ) -> Design:
     """The fastest folding within a budget; of several, the one that takes the least.
 
-    Each unit has one of its foldings, a design's pace is that of its slowest; OR-Tools CP-SAT
-    minimises first the cycles, then the shares of the budget that are taken.
+    Each unit has one of its foldings, its weights in BRAM, LUTRAM or URAM where they are not where
+    the kernel says ("auto"); what is as wide as the unit counts with it, and a design's pace is
+    that of its slowest kernel. OR-Tools CP-SAT minimises first the cycles, then the shares
+    of the budget that are taken. Width converters are known only afterwards: what they took is
+    set aside and the search repeated until everything fits.
 
     Args:
         design: the design.
         budget: what all kernels together may take; a resource of 0 is not counted.
         cost: what one kernel takes.
-        seconds: most time for each of the two searches; the best found so far is taken then.
+        seconds: most time for each search; the best found so far is taken then.
 
     Raises:
         GraphoptError: OR-Tools is missing, or nothing fits.
     """
+    names = [name for name in ("lut", "ff", "bram18", "uram", "dsp") if getattr(budget, name) > 0]
+    kernels, _ = without_converters(design)
+    costs: dict[Kernel, Amounts] = {}
+
+    def amounts(kernel: Kernel) -> Amounts:
+        nameless: Kernel = replace(kernel, name="")  # type: ignore[type-var]
+        if nameless not in costs:
+            used = cost(kernel)
+            costs[nameless] = tuple(getattr(used, name) for name in names)
+        return costs[nameless]
+
+    limits = tuple(getattr(budget, name) for name in names)
+    channels = channels_of(design)
+    led, alone = _followers(design)
+    windows = windows_before(design)
+    none = tuple(0.0 for _ in names)
+    base = _sum([none, *map(amounts, alone)])
+    least = max((_fastest(kernel, channels).cycles for kernel in kernels), default=0)
+    choices = {
+        kernel.name: _pareto(
+            [
+                (option, _sum(map(amounts, _with(option, windows.get(kernel.name), led, channels))))
+                for folded in _options(kernel, windows.get(kernel.name))
+                for option in _stored(folded, names)
+            ]
+        )
+        for kernel in kernels
+        if isinstance(kernel, MatrixVector | VectorVector)
+    }
+    aside = none
+    for _ in range(_ROUNDS):
+        free = tuple(limit - b - a for limit, b, a in zip(limits, base, aside, strict=True))
+        picked = _searched(choices, free, limits, least, seconds)
+        if picked is None:
+            break
+        cycles = max([least, *(option.cycles for option, _ in picked.values())])
+        units = {name: option for name, (option, _) in picked.items()}
+        found = _completed(design, units, channels, cycles)
+        used = _sum(amounts(kernel) for kernel in found.kernels)
+        if all(u <= limit for u, limit in zip(used, limits, strict=True)):
+            return found
+        modelled = _sum([base, *(each for _, each in picked.values())])
+        more = (u - m for u, m in zip(used, modelled, strict=True))
+        aside = tuple(max(a, m + 1) for a, m in zip(aside, more, strict=True))
+    needs = _sum([base, *map(_least, choices.values())])
+    short = [
+        f"{round(need)} {name} of {round(limit)}"
+        for name, need, limit in zip(names, needs, limits, strict=True)
+        if need > limit
+    ]
+    least_of_all = f": it takes at least {', '.join(short)}" if short else ""
+    raise GraphoptError(f"no folding of the model fits the budget{least_of_all}.")
+
+
+Amounts: TypeAlias = tuple[float, ...]
+"""Amounts of the resources that a budget limits."""
+
+_ROUNDS = 8
+_SCALE = 16
+"""Parts of a LUT that the search tells apart."""
+
+
+def _stored(option: Option, names: Iterable[str]) -> Iterator[Option]:
+    """An option with its weights in each kind of memory that the budget knows."""
+    yield option
+    if option.kernel.ram_style == "auto":
+        for style, name in (("distributed", "lut"), ("block", "bram18"), ("ultra", "uram")):
+            if name in names:
+                yield replace(option, kernel=replace(option.kernel, ram_style=style))
+
+
+def _least(options: Iterable[tuple[Option, Amounts]]) -> Amounts:
+    return tuple(map(min, zip(*(used for _, used in options), strict=True)))
+
+
+def _sum(parts: Iterable[Amounts]) -> Amounts:
+    return tuple(map(sum, zip(*parts, strict=True)))
+
+
+def _fastest(kernel: Kernel, channels: Mapping[str, int]) -> Kernel:
+    """The kernel as wide as can be; a unit, or its window, as it is."""
+    if isinstance(kernel, MatrixVector | VectorVector | Window):
+        return _parallel(kernel)
+    for name in ("pe", "simd"):
+        if hasattr(kernel, name):
+            most = _divided(kernel, name, channels)
+            return replace(kernel, **{name: most})  # type: ignore[type-var]
+    return kernel
+
+
+def _parallel(kernel: MatrixVector | VectorVector | Window) -> Kernel:
+    match kernel:
+        case MatrixVector():
+            return replace(kernel, pe=kernel.mh, simd=kernel.mw)
+        case VectorVector():
+            return replace(kernel, pe=kernel.channels, simd=kernel.taps)
+        case Window():
+            return replace(kernel, simd=kernel.channels, parallel=True)
+
+
+def _followers(design: Design) -> tuple[dict[tuple[str, str], list[Kernel]], list[Kernel]]:
+    """Which kernels are as wide as which unit, as `_completed` makes them.
+
+    Returns:
+        For a unit's name and "in" or "out" the kernels that follow that side; and the kernels that
+        follow none.
+    """
+    kernels, connections = without_converters(design)
+    reads: dict[str, list[str]] = {}
+    gives: dict[str, list[str]] = {}
+    for connection in connections:
+        if connection.source and connection.sink:
+            reads.setdefault(connection.sink.kernel, []).append(connection.source.kernel)
+            gives.setdefault(connection.source.kernel, []).append(connection.sink.kernel)
+    windows = {window.name: name for name, window in windows_before(design).items()}
+    units = {k.name for k in kernels if isinstance(k, MatrixVector | VectorVector)}
+    before = {name: (unit, "in") for name, unit in windows.items()}
+    before |= {name: (name, "in") for name in units}
+    led: dict[tuple[str, str], list[Kernel]] = {}
+    alone: list[Kernel] = []
+    for kernel in reversed(kernels):
+        if kernel.name in before or not hasattr(kernel, "simd"):
+            continue
+        near = [before[name] for name in gives.get(kernel.name, ()) if name in before]
+        if near:
+            before[kernel.name] = near[0]
+            led.setdefault(near[0], []).append(kernel)
+    after = {name: (name, "out") for name in units}
+    for kernel in kernels:
+        if kernel.name in before:
+            continue
+        near = [after[name] for name in reads.get(kernel.name, ()) if name in after]
+        if near and hasattr(kernel, "pe"):
+            after[kernel.name] = near[0]
+            led.setdefault(near[0], []).append(kernel)
+        else:
+            alone.append(kernel)
+    return led, alone
+
+
+def _with(
+    option: Option,
+    window: Window | None,
+    led: Mapping[tuple[str, str], Iterable[Kernel]],
+    channels: Mapping[str, int],
+) -> Iterator[Kernel]:
+    """A folded unit, its window, and the kernels that are as wide as it."""
+    unit = option.kernel
+    yield unit
+    into = unit.inputs[0].elements
+    if window is not None:
+        feeding = _window_for(unit, window, option.parallel)
+        into = feeding.inputs[0].elements
+        yield feeding
+    for side, field, width in (("in", "simd", into), ("out", "pe", unit.outputs[0].elements)):
+        for kernel in led.get((unit.name, side), ()):
+            fits = _divided(kernel, field, channels) % width == 0
+            yield replace(kernel, **{field: width if fits else 1})  # type: ignore[type-var]
+
+
+def _searched(
+    choices: Mapping[str, list[tuple[Option, Amounts]]],
+    free: Amounts,
+    limits: Amounts,
+    least: int,
+    seconds: float,
+) -> dict[str, tuple[Option, Amounts]] | None:
+    """One option for each unit, with which the slowest is fastest; None where nothing fits."""
     try:
         from ortools.sat.python import cp_model
     except ImportError:
         raise GraphoptError(
             "the best folding within a budget needs OR-Tools: pip install 'graphopt[plan]'."
         ) from None
-    channels = channels_of(design)
-    windows = windows_before(design)
-    names = [name for name in ("lut", "ff", "bram18", "uram", "dsp") if getattr(budget, name) > 0]
-    # The rest follows the units; its narrowest form is counted.
-    rest = [k for k in design.kernels if not isinstance(k, MatrixVector | VectorVector | Window)]
-    base = {name: sum(getattr(cost(k), name) for k in rest) for name in names}
-    problem = cp_model.CpModel()
-    slowest = problem.new_int_var(1, 1 << 40, "cycles")
-    picked: dict[str, list[tuple[Any, Option, Resources]]] = {}
-    for kernel in design.kernels:
-        if not isinstance(kernel, MatrixVector | VectorVector):
-            continue
-        window = windows.get(kernel.name)
-        options = []
-        for option in _pareto(_options(kernel, window), window, cost, names):
-            used, unit = option
-            options.append((problem.new_bool_var(""), unit, used))
-        problem.add_exactly_one(choice for choice, _, _ in options)
-        for choice, unit, _ in options:
-            problem.add(slowest >= unit.cycles).only_enforce_if(choice)
-        picked[kernel.name] = options
-    scale = 16
-    for name in names:
-        terms = [
-            round(getattr(used, name) * scale) * choice
-            for options in picked.values()
-            for choice, _, used in options
+    every = [(name, *each) for name, options in choices.items() for each in options]
+    places = range(len(limits))
+    taken = [[math.ceil(used[place] * _SCALE) for _, _, used in every] for place in places]
+    room = [math.floor(limit * _SCALE) for limit in free]
+    shares = [round(1e6 * sum(used[p] / limits[p] for p in places)) for _, _, used in every]
+
+    def solved(cycles: int, *, least_taken: bool) -> dict[str, tuple[Option, Amounts]] | None:
+        problem = cp_model.CpModel()
+        picks = [
+            (index, name, problem.new_bool_var(""))
+            for index, (name, option, _) in enumerate(every)
+            if option.cycles <= cycles
         ]
-        limit = int((getattr(budget, name) - base[name]) * scale)
-        problem.add(sum(terms) <= limit)
-    problem.minimize(slowest)
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = seconds
-    solver.parameters.num_workers = 2
-    solver.parameters.random_seed = 1
-    if solver.solve(problem) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        raise GraphoptError("no folding of the model fits the budget.")
-    best = int(solver.value(slowest))
-    problem.add(slowest <= best)
-    problem.minimize(
-        sum(
-            round(1e6 * sum(getattr(used, name) / getattr(budget, name) for name in names)) * choice
-            for options in picked.values()
-            for choice, _, used in options
-        )
-    )
-    if solver.solve(problem) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        raise GraphoptError("no folding of the model fits the budget.")
-    units = {
-        name: next(unit for choice, unit, _ in options if solver.value(choice))
-        for name, options in picked.items()
-    }
-    return _completed(design, units, channels, best)
+        of_unit: dict[str, list[Any]] = {name: [] for name in choices}
+        for _, name, pick in picks:
+            of_unit[name].append(pick)
+        for options in of_unit.values():
+            problem.add_exactly_one(options)
+        for place in places:
+            problem.add(sum(taken[place][i] * pick for i, _, pick in picks) <= room[place])
+        if least_taken:
+            problem.minimize(sum(shares[i] * pick for i, _, pick in picks))
+        solver = cp_model.CpSolver()
+        solver.parameters.max_time_in_seconds = seconds
+        solver.parameters.num_workers = 1  # the same answer every time
+        solver.parameters.random_seed = 1
+        if solver.solve(problem) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return None
+        return {name: every[i][1:] for i, name, pick in picks if solver.value(pick)}
+
+    # No design is faster than its slowest unit at its fastest.
+    floor = max([least, *(min(o.cycles for o, _ in options) for options in choices.values())])
+    paces = sorted({floor, *(o.cycles for _, o, _ in every if o.cycles > floor)})
+    low, high = 0, len(paces) - 1
+    if solved(paces[high], least_taken=False) is None:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if solved(paces[middle], least_taken=False) is None:
+            low = middle + 1
+        else:
+            high = middle
+    return solved(paces[low], least_taken=True) or solved(paces[low], least_taken=False)
 
 
-def _pareto(
-    options: list[Option],
-    window: Window | None,
-    cost: Callable[[Kernel], Resources],
-    names: list[str],
-) -> list[tuple[Resources, Option]]:
+def _pareto(options: list[tuple[Option, Amounts]]) -> list[tuple[Option, Amounts]]:
     """The options that no other beats in cycles and in every resource."""
-    costed = []
-    for option in options:
-        used = cost(option.kernel)
-        if window is not None:
-            used = used + cost(_window_for(option.kernel, window, option.parallel))
-        costed.append((option.cycles, tuple(getattr(used, name) for name in names), used, option))
-    costed.sort(key=lambda each: (each[0], each[1]))
-    kept: list[tuple[tuple[float, ...], Resources, Option]] = []
-    for _, amounts, used, option in costed:
-        beaten = any(
-            all(a <= b for a, b in zip(other, amounts, strict=True)) for other, _, _ in kept
-        )
-        if not beaten:
-            kept.append((amounts, used, option))
-    return [(used, option) for _, used, option in kept]
+    kept: list[tuple[Option, Amounts]] = []
+    for option, amounts in sorted(options, key=lambda each: (each[0].cycles, each[1])):
+        if not any(all(a <= b for a, b in zip(k, amounts, strict=True)) for _, k in kept):
+            kept.append((option, amounts))
+    return kept

@@ -4,7 +4,12 @@ A convolution is padding, a sliding window and a matrix-vector unit (1x1 ones wi
 neither padding nor window); a depthwise one has a vector unit. Norms, constant scales and biases
 take nothing: they go into the thresholds behind them. An activation with its quantizer is one
 thresholding. What only renames (Reshape, Flatten, Identity ...) is no kernel; a tensor with
-several readers is a fork. ONNX counts NCHW; streams carry a pixel's channels together.
+several readers is a fork. ONNX counts NCHW; streams carry a pixel's channels together (`layout`).
+
+A convolution in groups is one matrix-vector unit whose weights are zero outside the groups: exact,
+at G times the products. One with several outputs for each channel is as many depthwise units. A
+gate that has one value for each channel is repeated for every pixel. Operators without a kernel
+stay on the host where no weights follow them: a Softmax, the boxes of a detector.
 
 In a float model with widths from the user, an activation is quantized where it stands; what is
 wider than the activation bits, before a fork or where a layer reads it.
@@ -27,6 +32,7 @@ from graphopt.ir.model import Model, node_label
 from graphopt.ir.shapes import Shapes
 from graphopt.pipeline import Context, Pipeline
 from hwmodel.dataflow import precision
+from hwmodel.dataflow.layout import CannotReshape, Layout
 from hwmodel.dataflow.precision import Bits, attribute
 from hwmodel.datatypes import DataType, integer
 from hwmodel.design import Builder, Design
@@ -52,7 +58,15 @@ from hwmodel.kernels.kernel import Port
 
 
 class UnsupportedLayer(GraphoptError):
-    """A node that no kernel runs; the message names it and says what would help."""
+    """A node that no kernel runs; the message names it and says what would help.
+
+    Attributes:
+        node: the node, where it is its operator that no kernel runs.
+    """
+
+    def __init__(self, message: str, node: onnx_ir.Node | None = None) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class Map:
     Attributes:
         stream: open stream of the builder; "" where the tensor waits for its first reader.
         element: type of an element.
+        layout: in which order; None where the shape is not known.
     """
 
     stream: str
@@ -69,6 +84,7 @@ class Map:
     channels: int
     height: int = 1
     width: int = 1
+    layout: Layout | None = None
 
     @property
     def elements(self) -> int:
@@ -83,9 +99,12 @@ class Map:
 
 RENAMES = frozenset(
     "Identity Dropout Cast Reshape Flatten Squeeze Unsqueeze Transpose DequantizeLinear "
-    "BatchNormalization Softmax LogSoftmax".split()
+    "BatchNormalization Floor Ceil Round".split()
 )
-"""Operators that take no hardware: they only rename, or go into neighbours, or stay on the host."""
+"""Operators that take no hardware: they only rename, or go into neighbours."""
+
+_RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_QUANTIZERS = precision.QUANTIZERS | {"QuantizeLinear", "MultiThreshold", "RequantShift"}
 
 MONOTONE = {
     "Relu": False, "Clip": False, "Sigmoid": False, "HardSigmoid": False, "Tanh": True,
@@ -94,9 +113,15 @@ MONOTONE = {
 }  # fmt: skip
 """Activations that thresholds can stand for, and whether their values have a sign."""
 
+GATED = frozenset({"HardSwish", "Swish", "Gelu", "QuickGelu", "Mish"})
+"""Activations x g(x) with a monotone g between 0 and 1: thresholds for g, and a product."""
+
 _CONVS = frozenset({"Conv", "QLinearConv"})
 _PRODUCTS = frozenset({"Gemm", "MatMul", "QLinearMatMul"})
 _LINEAR = _CONVS | _PRODUCTS
+_WEIGHTED = _LINEAR | frozenset(
+    "ConvTranspose ConvInteger MatMulInteger FusedConv FusedMatMul QGemm LSTM GRU RNN".split()
+)
 _POOLS = frozenset(
     "MaxPool AveragePool GlobalAveragePool GlobalMaxPool QLinearGlobalAveragePool".split()
 )
@@ -118,7 +143,63 @@ def map_model(model: Model, *, bits: Bits | None = None) -> Design:
     Raises:
         UnsupportedLayer: a node has no kernel, a shape is unknown, or a layer has no widths.
     """
-    return _Mapper(cleaned(model), bits).run()
+    return mapped(model, bits=bits).design
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A design and what it leaves out.
+
+    Attributes:
+        design: the design; what the host reads leaves it.
+        host: labels of the nodes that the host runs, in order of execution.
+    """
+
+    design: Design
+    host: tuple[str, ...]
+
+
+def mapped(model: Model, *, bits: Bits | None = None) -> Mapped:
+    """As `map_model`, and which nodes at the end of the model stay on the host."""
+    copy = cleaned(model)
+    if any(node.domain.startswith("finn.custom_op.fpgadataflow") for node in copy.graph):
+        raise UnsupportedLayer(
+            f"{model.origin.label} is a hardware graph of FINN's already: read it with "
+            "hwmodel.finn.graph.read."
+        )
+    host: set[onnx_ir.Node] = set()
+    while True:
+        try:
+            design = _Mapper(copy, bits, frozenset(host)).run()
+        except UnsupportedLayer as refused:
+            tail = _tail(refused.node)
+            if not tail:
+                raise
+            host |= tail
+        else:
+            return Mapped(design, tuple(node_label(n) for n in copy.graph if n in host))
+
+
+def _tail(node: onnx_ir.Node | None) -> set[onnx_ir.Node]:
+    """A node and all that depends on it, if weights come before and none after; else nothing."""
+    if node is None:
+        return set()
+    after = _reached(node, lambda each: [u.node for value in each.outputs for u in value.uses()])
+    before = _reached(node, lambda each: [p for p in each.predecessors() if p is not None])
+    if any(each.op_type in _WEIGHTED for each in after):
+        return set()
+    return after if any(each.op_type in _WEIGHTED for each in before) else set()
+
+
+def _reached(
+    first: onnx_ir.Node, onward: Callable[[onnx_ir.Node], list[onnx_ir.Node]]
+) -> set[onnx_ir.Node]:
+    found, waiting = {first}, [first]
+    while waiting:
+        new = set(onward(waiting.pop())) - found
+        found |= new
+        waiting += new
+    return found
 
 
 def cleaned(model: Model) -> Model:
@@ -133,15 +214,25 @@ _CLEANING = "freeze-weights,fold-constants,dce"
 
 
 class _Mapper:
-    def __init__(self, model: Model, bits: Bits | None) -> None:
-        self.model, self.bits = model, bits
+    def __init__(
+        self, model: Model, bits: Bits | None, host: frozenset[onnx_ir.Node] = frozenset()
+    ) -> None:
+        self.model, self.bits, self.host = model, bits, host
         self.shapes = model.analyses.get(Shapes())
         self.data = data_tensors(model)
         self.build = Builder()
         self.maps: dict[str, Map] = {}
-        self.nodes = [n for n in model.graph if any(o.name in self.data for o in n.outputs)]
+        self.layouts: dict[str, Layout | None] = {}
+        nodes = [n for n in model.graph if any(o.name in self.data for o in n.outputs)]
+        self.nodes = [node for node in nodes if node not in host]
         self.outputs = {value.name for value in model.graph.outputs}
+        given = {value.name for value in model.graph.inputs}
+        for node in nodes:
+            if node in host:  # it has the inputs of the graph itself
+                self.outputs |= {v.name for v in self._data_inputs(node)} - given
         self.linear = [n for n in self.nodes if n.op_type in _LINEAR]
+        if bits is not None:
+            bits.check([node_label(node) for node in self.linear])
         self.place = {id(node): index for index, node in enumerate(self.linear)}
         self.alias: dict[str, str] = {}
         self.readers: dict[str, int] = {}
@@ -160,6 +251,7 @@ class _Mapper:
             **dict.fromkeys(_PRODUCTS, self._product),
             **dict.fromkeys(_POOLS, self._pool),
             **dict.fromkeys(_JOINS, self._join),
+            **dict.fromkeys(GATED, self._gated),
         }
 
     def run(self) -> Design:
@@ -168,7 +260,9 @@ class _Mapper:
             if value.name in self.data and value.name and self.readers.get(value.name):
                 self._input(value)
         for node in self.nodes:
-            if node.outputs[0].name not in self.alias:
+            if node.outputs[0].name in self.alias:
+                self._carry(node)
+            else:
                 self._map(node)
         return self.build.design()
 
@@ -188,8 +282,7 @@ class _Mapper:
             for value in self._data_inputs(node):
                 root = self._root(value.name or "")
                 self.readers[root] = self.readers.get(root, 0) + 1
-        for name in self.outputs:
-            root = self._root(name or "")
+        for root in {self._root(name or "") for name in self.outputs}:
             if root in self.readers:
                 self.readers[root] += 1
 
@@ -201,13 +294,17 @@ class _Mapper:
             return False
         if kind in RENAMES or kind == "Trunc":
             return True
+        if kind in ("Softmax", "LogSoftmax"):
+            # The largest stays the largest.
+            readers = [use.node for use in node.outputs[0].uses()]
+            return bool(readers) and all(r.op_type in ("ArgMax", "TopK") for r in readers)
         if kind == "ReduceMean" and len(self._axes(node)) == 1:
             # A mean over width whose result a mean over height reads: one pool, at the second.
             readers = [use.node for use in node.outputs[0].uses()]
             return len(readers) == 1 and readers[0].op_type == "ReduceMean"
         if kind in _BINARY:
             return True
-        if kind in precision.QUANTIZERS | {"QuantizeLinear", "MultiThreshold"}:
+        if kind in _QUANTIZERS:
             # The quantizer of the graph's input says what comes in; that of a weight is no data.
             return self._is_input(sources[0])
         # Without widths of the user's, an activation goes into the quantizer behind it.
@@ -223,10 +320,7 @@ class _Mapper:
 
     def _quantized_next(self, node: onnx_ir.Node) -> bool:
         readers = [use.node for use in node.outputs[0].uses()]
-        return bool(readers) and all(
-            reader.op_type in precision.QUANTIZERS | {"QuantizeLinear", "MultiThreshold"}
-            for reader in readers
-        )
+        return bool(readers) and all(reader.op_type in _QUANTIZERS for reader in readers)
 
     def _root(self, name: str) -> str:
         return self.alias.get(name, name)
@@ -243,9 +337,28 @@ class _Mapper:
         if element is None:
             first = self.bits.first if self.bits and self.bits.first else None
             element = integer(first[1], signed=False) if first else precision.IMAGE
-        tensor = self._as_map(shape, element)
+        tensor = _seen(Map("", element, math.prod(shape)), self._order_of_input(value, (1, *shape)))
         stream = self.build.source(name, Port(element, 1, tensor.elements))
         self._open(name, replace(tensor, stream=stream), name)
+
+    def _order_of_input(self, value: onnx_ir.Value, shape: tuple[int, ...]) -> Layout:
+        """As its first layer reads it: an image pixel by pixel, tokens as they are."""
+        order = list(range(len(shape)))
+        as_is = False
+        while readers := [u.node for u in value.uses() if u.node.outputs[0].name in self.data]:
+            node = readers[0]
+            if node.op_type in _CONVS | _POOLS and len(shape) > 2:
+                return Layout.of(shape, [order[0], *order[2:], order[1]])
+            if node.op_type == "Transpose":
+                perm = attribute(node, "perm", None) or order[::-1]
+                order, as_is = [order[axis] for axis in perm], True
+            elif node.op_type in _RESHAPES:
+                as_is = True
+                break
+            elif len(self._data_inputs(node)) > 1:
+                break
+            value = node.outputs[0]
+        return Layout.of(shape) if as_is or len(shape) != 4 else Layout.of_map(shape)
 
     def _type_behind(self, name: str) -> DataType | None:
         """What the quantizers that were folded into this tensor say."""
@@ -265,42 +378,93 @@ class _Mapper:
             )
         return tuple(d for d in shape[1:] if isinstance(d, int))
 
-    def _as_map(self, shape: tuple[int, ...], element: DataType) -> Map:
-        """Channels first; what is not an image counts as pixels of its last axis."""
-        if len(shape) == 3:
-            return Map("", element, *shape)
-        if len(shape) == 2:
-            # [tokens, features] of a transformer, or [channels, length] of a 1-d convolution.
-            return Map("", element, shape[1], shape[0], 1)
-        return Map("", element, math.prod(shape))
+    def _carry(self, node: onnx_ir.Node) -> None:
+        """Notes in which order the stream carries what a node renames."""
+        layout = self.layouts.get(self._data_inputs(node)[0].name or "")
+        if layout is not None and node.op_type == "Transpose":
+            layout = layout.transposed(
+                attribute(node, "perm", None) or range(len(layout.axes))[::-1]
+            )
+        elif layout is not None and node.op_type in _RESHAPES:
+            shape = self._reshaped(node, layout)
+            try:
+                layout = layout.reshaped(shape) if shape else None
+            except CannotReshape:
+                layout = None
+        for output in node.outputs:
+            self.layouts[output.name or ""] = layout
+
+    def _reshaped(self, node: onnx_ir.Node, layout: Layout) -> tuple[int, ...] | None:
+        """The shape that a Reshape gives one sample; one unknown size follows from the others."""
+        shape = self.shapes[node.outputs[0].name or ""].shape
+        if shape is None:
+            return None
+        count = math.prod(layout.sizes)
+        known = math.prod(d for d in shape if isinstance(d, int))
+        if known and all(isinstance(d, int) for d in shape) and known > count:
+            # A batch that is fixed in the model: one sample of it.
+            first = shape[0]
+            assert isinstance(first, int)
+            if known % count or first % (known // count):
+                return None
+            return (first * count // known, *(d for d in shape[1:] if isinstance(d, int)))
+        sizes = []
+        rest = count // known if known and count % known == 0 else 0
+        for dim in shape[::-1]:
+            sizes.append(dim if isinstance(dim, int) else rest)
+            rest = rest if isinstance(dim, int) else 1
+        return tuple(sizes[::-1])
 
     def _open(self, name: str, tensor: Map, layer: str) -> None:
         """Notes the stream of a tensor, forked for all its readers."""
         count = self.readers.get(name, 0)
-        streams = [tensor.stream]
-        if count > 1:
-            fork = Fork(
-                name=self._name(f"{layer}.fork"),
-                elements=tensor.elements,
-                pe=1,
-                element=tensor.element,
-                ways=count,
-            )
-            streams = list(self.build.add(fork, [tensor.stream], layer=layer))
-        self.taken[name] = streams
+        self.taken[name] = self._forked(f"{layer}.fork", tensor, count, layer)
         self.maps[name] = tensor
+        self.layouts[name] = tensor.layout
+
+    def _forked(self, name: str, tensor: Map, ways: int, layer: str) -> list[str]:
+        if ways < 2:
+            return [tensor.stream]
+        fork = Fork(
+            name=self._name(name),
+            # a depthwise window has sent each element several times
+            elements=self._words(tensor.stream),
+            pe=1,
+            element=tensor.element,
+            ways=ways,
+        )
+        return list(self.build.add(fork, [tensor.stream], layer=layer))
+
+    def _words(self, stream: str) -> int:
+        return self.build.port(stream).words
 
     def _take(self, value: onnx_ir.Value) -> Map:
         """One reader's stream of a tensor, in the shape that this reader sees."""
         root = self._root(value.name or "")
         tensor = replace(self.maps[root], stream=self.taken[root].pop(0))
-        shape = self.shapes[value.name or ""].shape
-        if shape is None or any(not isinstance(d, int) for d in shape[1:]):
+        return _seen(tensor, self.layouts.get(value.name or ""))
+
+    def _take_each(self, node: onnx_ir.Node) -> Map:
+        """The same for a reader that looks at each element by itself: channels as they were."""
+        value = self._data_inputs(node)[0]
+        root = self.maps[self._root(value.name or "")]
+        seen = self._take(value)
+        return replace(root, stream=seen.stream, layout=seen.layout)
+
+    def _take_map(self, node: onnx_ir.Node, value: onnx_ir.Value | None = None) -> Map:
+        """The same for a reader of [N, C, *spatial].
+
+        Raises:
+            UnsupportedLayer: the stream carries it in another order.
+        """
+        tensor = self._take(value or self._data_inputs(node)[0])
+        layout = tensor.layout
+        if layout is None:
             return tensor
-        seen = self._as_map(tuple(d for d in shape[1:] if isinstance(d, int)), tensor.element)
-        if seen.elements != tensor.elements:
-            return tensor
-        return replace(seen, stream=tensor.stream)
+        if not layout.is_map:
+            raise self._refused(node, _TURNED)
+        _, channels, *spatial = (*layout.shape, 1, 1)
+        return replace(tensor, channels=channels, height=spatial[0], width=math.prod(spatial[1:]))
 
     def _name(self, wanted: str) -> str:
         name, count = wanted, 1
@@ -331,7 +495,7 @@ class _Mapper:
     def _map(self, node: onnx_ir.Node) -> None:
         kind = node.op_type
         self._check_renaming(node)
-        if kind in precision.QUANTIZERS | {"QuantizeLinear", "MultiThreshold"}:
+        if kind in _QUANTIZERS:
             self._quantizer(node)
         elif kind in MONOTONE:
             self._activation(node)
@@ -341,13 +505,14 @@ class _Mapper:
             raise self._refused(node, "no kernel of FINN runs it")
 
     def _refused(self, node: onnx_ir.Node, why: str) -> UnsupportedLayer:
-        return UnsupportedLayer(f"{node_label(node)} ({node.op_type}) cannot be mapped: {why}.")
+        message = f"{node_label(node)} ({node.op_type}) cannot be mapped: {why}."
+        return UnsupportedLayer(message, node)
 
     def _quantizer(self, node: onnx_ir.Node) -> None:
         element = precision.quantized(node)
         if element is None:
             raise self._refused(node, "its width is not a constant")
-        tensor = self._take(self._data_inputs(node)[0])
+        tensor = self._take_each(node)
         shared = False
         if node.op_type == "MultiThreshold" and len(node.inputs) > 1:
             table = constant(node.inputs[1])
@@ -361,7 +526,7 @@ class _Mapper:
         if node.op_type == "Clip" and len(node.inputs) > 1:
             low = constant(node.inputs[1])
             element = integer(element.bits, signed=low is None or float(np.min(low)) < 0)
-        tensor = self._take(self._data_inputs(node)[0])
+        tensor = self._take_each(node)
         self._close(node, self._thresholded(node, tensor, element, False))
 
     def _thresholded(
@@ -394,10 +559,11 @@ class _Mapper:
                     "the model, or give widths with --bits w4a4."
                 )
             return tensor, kind
-        given, activation = self.bits.of(self.place[id(node)], len(self.linear))
+        place, label = self.place[id(node)], node_label(node)
+        given, activation = self.bits.of(place, len(self.linear), label)
         if kind is None:
             kind = DataType.parse("BIPOLAR") if given == 1 else integer(given, signed=True)
-        if tensor.element.bits > activation and self.place[id(node)] > 0:
+        if tensor.element.bits > activation and place > 0:
             narrow = integer(activation, signed=tensor.element.signed)
             tensor = self._thresholded(node, tensor, narrow, False, ".input")
         return tensor, kind
@@ -416,36 +582,57 @@ class _Mapper:
         return sides[0], shape
 
     def _conv(self, node: onnx_ir.Node) -> None:
-        source = self._data_inputs(node)[0]
         weight, shape = self._weight(node)
         if not 3 <= len(shape) <= 4:
             raise self._refused(node, f"its kernel has {len(shape) - 2} axes; 1 or 2 can be mapped")
-        tensor = self._take(source)
-        if len(shape) == 3:
-            # A 1-d convolution reads [channels, length]: a map of one column.
-            tensor = replace(tensor, channels=tensor.height, height=tensor.channels, width=1)
-            shape = (*shape, 1)
+        tensor = self._take_map(node)
+        rank = len(shape)
         tensor, kind = self._widths(node, tensor, weight)
-        outputs, _, *kernel = shape
+        outputs, *kernel = shape[0], *shape[2:], 1
         window = self._geometry(node, (kernel[0], kernel[1]), tensor)
         groups = attribute(node, "group", 1)
-        depthwise = groups > 1 and groups == tensor.channels == outputs
-        if groups > 1 and not depthwise:
-            raise self._refused(
-                node,
-                f"it has {groups} groups for {tensor.channels} channels; only one group, or one "
-                "for each channel, has a kernel",
-            )
+        depthwise = groups > 1 and groups == tensor.channels
         tensor = self._windowed(node, tensor, window, depthwise=depthwise)
-        length = kernel[0] * kernel[1] * (1 if depthwise else tensor.channels)
-        wide = precision.accumulator(length, tensor.element, kind)
-        name = self._name(node_label(node))
-        made: Kernel
         if depthwise:
-            made = VectorVector(
-                name=name,
-                channels=outputs,
-                kernel=(kernel[0], kernel[1]),
+            tensor = self._depthwise(node, tensor, window, kind, outputs // groups)
+        else:
+            rows = kernel[0] * kernel[1] * tensor.channels
+            tensor = self._multiplied(node, tensor, rows, outputs, kind)
+        sizes = (1, outputs, tensor.height, tensor.width)[:rank]
+        order = tensor.layout if depthwise and outputs == groups else None
+        layout = Layout.of_map(sizes, order)
+        if depthwise and outputs > groups:
+            # The copies come one after the other, where ONNX has those of a channel together.
+            layout = Layout.of((*sizes[:1], outputs // groups, groups, *sizes[2:]),
+                               (0, *range(3, rank + 1), 1, 2))  # fmt: skip
+            layout = layout.transposed((0, 2, 1, *range(3, rank + 1))).reshaped(sizes)
+        self._close(node, replace(tensor, layout=layout))
+
+    def _multiplied(
+        self, node: onnx_ir.Node, tensor: Map, rows: int, columns: int, kind: DataType
+    ) -> Map:
+        """The matrix-vector unit of a layer."""
+        wide = precision.accumulator(rows, tensor.element, kind)
+        made = _matrix(self._name(node_label(node)), rows, columns, tensor, kind, wide)
+        stream = self._add(made, [tensor.stream], node)
+        return replace(tensor, stream=stream, element=wide, channels=columns)
+
+    def _depthwise(
+        self, node: onnx_ir.Node, tensor: Map, window: _Geometry, kind: DataType, copies: int
+    ) -> Map:
+        """A vector unit for each output of a channel."""
+        if copies > 1 and tensor.layout is not None and len(tensor.layout.axes[1]) > 1:
+            raise self._refused(node, "its channels are shuffled and it makes several of each")
+        label = node_label(node)
+        taps = window.kernel[0] * window.kernel[1]
+        wide = precision.accumulator(taps, tensor.element, kind)
+        streams = self._forked(f"{label}.copies", tensor, copies, label)
+        made = []
+        for stream in streams:
+            unit = VectorVector(
+                name=self._name(label),
+                channels=tensor.channels,
+                kernel=window.kernel,
                 vectors=tensor.pixels,
                 input=tensor.element,
                 weight=kind,
@@ -453,10 +640,18 @@ class _Mapper:
                 output=wide,
                 backend=_backend(tensor.element, kind),
             )
-        else:
-            made = _matrix(name, length, outputs, tensor, kind, wide)
-        stream = self._add(made, [tensor.stream], node)
-        self._close(node, replace(tensor, stream=stream, element=wide, channels=outputs))
+            made.append(self._add(unit, [stream], node))
+        tensor = replace(tensor, stream=made[0], element=wide)
+        if copies == 1:
+            return tensor
+        concat = Concat(
+            name=self._name(f"{label}.concat"),
+            vectors=tensor.pixels,
+            channels=(tensor.channels,) * copies,
+            element=wide,
+        )
+        stream = self._add(concat, made, node)
+        return replace(tensor, stream=stream, channels=copies * tensor.channels)
 
     def _geometry(self, node: onnx_ir.Node, kernel: tuple[int, int], tensor: Map) -> _Geometry:
         def pair(name: str) -> tuple[int, int]:
@@ -528,20 +723,23 @@ class _Mapper:
         weight, shape = self._weight(node)
         if len(shape) != 2:
             raise self._refused(node, "its weights are no matrix")
-        tensor = self._take(source)
         transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
         rows, columns = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
         if node.inputs[0] is weight:
             raise self._refused(node, "its weights stand on the left")
+        tensor = self._take(source)
+        layout = tensor.layout
+        if layout is not None and not layout.is_innermost(len(layout.axes) - 1):
+            raise self._refused(node, _TURNED)
+        if tensor.elements % rows or (layout is not None and layout.shape[-1] != rows):
+            raise self._refused(node, f"its weights have {rows} rows, its input other vectors")
         tensor = replace(tensor, channels=rows, height=tensor.elements // rows, width=1)
         tensor, kind = self._widths(node, tensor, weight)
-        wide = precision.accumulator(rows, tensor.element, kind)
-        made = _matrix(self._name(node_label(node)), rows, columns, tensor, kind, wide)
-        stream = self._add(made, [tensor.stream], node)
-        self._close(node, replace(tensor, stream=stream, element=wide, channels=columns))
+        tensor = self._multiplied(node, tensor, rows, columns, kind)
+        self._close(node, replace(tensor, layout=layout and layout.with_last(columns)))
 
     def _pool(self, node: onnx_ir.Node) -> None:
-        tensor = self._take(self._data_inputs(node)[0])
+        tensor = self._take_map(node)
         kind = node.op_type
         if kind.endswith(("GlobalAveragePool", "GlobalMaxPool")):
             kernel = (tensor.height, tensor.width)
@@ -578,7 +776,7 @@ class _Mapper:
             )
             stream = self._add(made, [tensor.stream], node)
             tensor = replace(tensor, stream=stream, height=made.out_height, width=made.out_width)
-            return self._close(node, tensor)
+            return self._close(node, _resized(tensor))
         tensor = self._windowed(node, tensor, window, depthwise=True)
         wide = tensor.element if largest else _summed(tensor.element, kernel[0] * kernel[1])
         made = Pool(
@@ -591,7 +789,7 @@ class _Mapper:
             output=wide,
         )
         stream = self._add(made, [tensor.stream], node)
-        return self._close(node, replace(tensor, stream=stream, element=wide))
+        return self._close(node, _resized(replace(tensor, stream=stream, element=wide)))
 
     def _axes(self, node: onnx_ir.Node) -> set[int]:
         """The axes that a reduction goes over, batch counted."""
@@ -607,11 +805,32 @@ class _Mapper:
         """A mean over height and width, at once or one after the other (the first is renamed)."""
         value = self._data_inputs(node)[0]
         shape = self.shapes[value.name or ""].shape
-        if shape is None or self._axes(node) != set(range(2, len(shape))):
+        tensor = self._take(value)
+        layout = tensor.layout
+        axes = self._axes(node)
+        if shape is not None and layout is not None and axes == set(range(2, len(shape))):
+            if not layout.is_map:
+                raise self._refused(node, _TURNED)
+            tensor = replace(tensor, channels=layout.shape[1])
+        elif shape is not None and layout is not None and axes == set(range(1, len(shape) - 1)):
+            last = len(layout.axes) - 1
+            if not layout.is_innermost(last):
+                raise self._refused(node, _TURNED)
+            tensor = replace(tensor, channels=layout.shape[last])
+        else:
             raise self._refused(node, "it does not take the mean over height and width")
-        root = self.maps[self._root(value.name or "")]
-        tensor = replace(root, stream=self._take(value).stream)
-        self._close(node, self._pooled_whole(node, tensor))
+        elements = math.prod(layout.sizes)
+        tensor = replace(tensor, height=elements // tensor.channels, width=1)
+        made = self.shapes[node.outputs[0].name or ""].shape
+        kept = len(made) if made is not None else 2
+        first = axes == set(range(2, len(shape)))
+        tensor = self._pooled_whole(node, tensor)
+        if first:
+            sizes = (1, tensor.channels, *(1,) * (kept - 2))
+            tensor = replace(tensor, layout=Layout.of_map(sizes, layout))
+        else:
+            tensor = replace(tensor, layout=Layout.of((*(1,) * (kept - 1), tensor.channels)))
+        self._close(node, tensor)
 
     def _pooled_whole(self, node: onnx_ir.Node, tensor: Map) -> Map:
         wide = _summed(tensor.element, tensor.pixels)
@@ -623,7 +842,7 @@ class _Mapper:
             output=wide,
         )
         stream = self._add(kernel, [tensor.stream], node)
-        return replace(tensor, stream=stream, element=wide, height=1, width=1)
+        return _resized(replace(tensor, stream=stream, element=wide, height=1, width=1))
 
     def _ceiled(self, node: onnx_ir.Node, kernel: tuple[int, int], tensor: Map) -> _Geometry:
         """With ceil_mode the last window may reach past the map: more padding there."""
@@ -639,8 +858,18 @@ class _Mapper:
 
     def _join(self, node: onnx_ir.Node) -> None:
         tensors = [self._take(value) for value in self._data_inputs(node)]
-        if len({(t.channels, t.height, t.width) for t in tensors}) > 1:
+        layouts = [t.layout for t in tensors if t.layout is not None]
+        largest = max(layouts, key=lambda each: math.prod(each.sizes), default=None)
+        if largest is not None:
+            tensors = [self._repeated(node, tensor, largest) for tensor in tensors]
+        if len({t.elements for t in tensors}) > 1:
             raise self._refused(node, "its inputs have different sizes, and none can be repeated")
+        if len({t.layout for t in tensors if t.layout is not None}) > 1:
+            raise self._refused(
+                node,
+                "its inputs come in different orders: one of them went through a Transpose, a "
+                "Reshape or a shuffle of channels",
+            )
         function = _JOINS[node.op_type]
         widths = [t.element.bits for t in tensors]
         more = max(widths) + (len(widths) - 1).bit_length()
@@ -662,16 +891,76 @@ class _Mapper:
         stream = self._add(join, [t.stream for t in tensors], node)
         self._close(node, replace(tensors[0], stream=stream, element=output))
 
+    def _repeated(self, node: onnx_ir.Node, tensor: Map, like: Layout) -> Map:
+        """One value for each channel, as a gate has it, for every pixel of a square map."""
+        layout = tensor.layout
+        if layout is None or layout.shape == like.shape or len(layout.axes) != len(like.axes):
+            return tensor
+        batch, channels, *spatial = like.shape
+        one = Layout.of_map((batch, channels, *(1 for _ in spatial)), like)
+        if layout != one or len(spatial) != 2:
+            return tensor
+        if spatial[0] != spatial[1]:
+            raise self._refused(
+                node,
+                f"a value for each channel can be repeated over a square map, not over "
+                f"{spatial[0]} x {spatial[1]}",
+            )
+        kernel = Upsample(
+            name=self._name(f"{node_label(node)}.repeat"),
+            height=1,
+            width=1,
+            channels=channels,
+            scale=spatial[0],
+            element=tensor.element,
+        )
+        stream = self._add(kernel, [tensor.stream], node)
+        return Map(stream, tensor.element, channels, spatial[0], spatial[1], like)
+
+    def _gated(self, node: onnx_ir.Node) -> None:
+        """Of a float model: x and g(x), quantized to the user's width, and their product."""
+        if self.bits is None:
+            raise UnsupportedLayer(
+                f"{node_label(node)} ({node.op_type}) has no known width: quantize the model, or "
+                "give widths with --bits w4a4."
+            )
+        tensor = self._take_each(node)
+        if tensor.element.bits > self.bits.activation:
+            narrow = integer(self.bits.activation, signed=True)
+            tensor = self._thresholded(node, tensor, narrow, False, ".input")
+        label = node_label(node)
+        straight, aside = self._forked(f"{label}.fork", tensor, 2, label)
+        share = integer(self.bits.activation, signed=False)
+        gate = self._thresholded(node, replace(tensor, stream=aside), share, False, ".gate")
+        output = integer(tensor.element.bits + share.bits, signed=tensor.element.signed)
+        join = Join(
+            name=self._name(label),
+            elements=tensor.elements,
+            pe=1,
+            operands=(tensor.element, share),
+            output=output,
+            function="mul",
+        )
+        stream = self._add(join, [straight, gate.stream], node)
+        self._close(node, replace(tensor, stream=stream, element=output))
+
     def _concat(self, node: onnx_ir.Node) -> None:
         values = self._data_inputs(node)
-        rank = len(self.shapes[values[0].name or ""].shape or ())
-        channels = attribute(node, "axis", 1) % max(rank, 1) == 1
-        if channels and len(values) == 1 and (zeros := self._zero_channels(node)) is not None:
-            tensor = self._take(values[0])
+        known = self.layouts.get(values[0].name or "")
+        rank = len(known.axes if known else self.shapes[values[0].name or ""].shape or ())
+        axis = attribute(node, "axis", 1) % max(rank, 1)
+        # [N, C, H, W], or the last axis of tokens
+        if axis == 1 and len(values) == 1 and (zeros := self._zero_channels(node)) is not None:
+            tensor = self._take_map(node)
             return self._close(node, self._more_channels(node, tensor, *zeros))
-        if len(values) != len(node.inputs) or not channels:
+        if len(values) != len(node.inputs) or axis not in (1, rank - 1):
             raise self._refused(node, "it does not put channels of computed tensors behind another")
-        tensors = [self._take(value) for value in values]
+        if axis == 1:
+            tensors = [self._take_map(node, value) for value in values]
+        else:
+            tensors = [self._tokens(node, self._take(value), axis) for value in values]
+        if any(t.layout is not None and len(t.layout.axes[axis]) > 1 for t in tensors):
+            raise self._refused(node, "the channels of an input come shuffled")
         if len({(t.height, t.width) for t in tensors}) > 1:
             raise self._refused(node, "its inputs are maps of different sizes")
         element = max((t.element for t in tensors), key=lambda kind: kind.bits)
@@ -683,7 +972,20 @@ class _Mapper:
         )
         stream = self._add(concat, [t.stream for t in tensors], node)
         total = sum(t.channels for t in tensors)
-        self._close(node, replace(tensors[0], stream=stream, element=element, channels=total))
+        made = replace(tensors[0], stream=stream, element=element, channels=total)
+        if known is not None:
+            sizes = (*known.shape[:axis], total, *known.shape[axis + 1 :])
+            order = (*(i for i in range(rank) if i != axis), axis)
+            made = replace(made, layout=Layout.of(sizes, order))
+        self._close(node, made)
+
+    def _tokens(self, node: onnx_ir.Node, tensor: Map, axis: int) -> Map:
+        """A tensor seen as vectors along its last axis."""
+        layout = tensor.layout
+        if layout is None or layout != Layout.of(layout.shape):
+            raise self._refused(node, _TURNED)
+        channels = layout.shape[axis]
+        return replace(tensor, channels=channels, height=tensor.elements // channels, width=1)
 
     def _zero_channels(self, node: onnx_ir.Node) -> tuple[int, int] | None:
         """Channels of zeros before and after the one computed input; None for other constants."""
@@ -700,12 +1002,13 @@ class _Mapper:
         return around[0], around[1]
 
     def _resize(self, node: onnx_ir.Node) -> None:
-        tensor = self._take(self._data_inputs(node)[0])
+        tensor = self._take_map(node)
         shape = self._shape(node.outputs[0], node_label(node))
         mode = attribute(node, "mode", "nearest")
         scale = shape[-1] // max(1, tensor.width)
         square = len(shape) == 3 and shape[1:] == (tensor.height * scale, tensor.width * scale)
-        if mode != "nearest" or not square or scale < 1:
+        alike = mode == "nearest" or tensor.pixels == 1  # whatever lies between equal pixels
+        if not alike or not square or scale < 1:
             raise self._refused(
                 node, "only the nearest neighbour, whole times larger, has a kernel"
             )
@@ -718,10 +1021,11 @@ class _Mapper:
             element=tensor.element,
         )
         stream = self._add(kernel, [tensor.stream], node)
-        self._close(node, replace(tensor, stream=stream, height=shape[1], width=shape[2]))
+        tensor = replace(tensor, stream=stream, height=shape[1], width=shape[2])
+        self._close(node, _resized(tensor))
 
     def _pad(self, node: onnx_ir.Node) -> None:
-        tensor = self._take(self._data_inputs(node)[0])
+        tensor = self._take_map(node)
         given = attribute(node, "pads", None)
         if given is None and len(node.inputs) > 1:
             found = constant(node.inputs[1])
@@ -739,10 +1043,13 @@ class _Mapper:
         )
         if not spatial or attribute(node, "mode", "constant") != "constant" or min(given) < 0:
             raise self._refused(node, "only zeros around height and width can be added")
-        self._close(node, self._padded(node, tensor, (given[2], given[3], given[6], given[7])))
+        tensor = self._padded(node, tensor, (given[2], given[3], given[6], given[7]))
+        self._close(node, _resized(tensor))
 
     def _more_channels(self, node: onnx_ir.Node, tensor: Map, before: int, after: int) -> Map:
         """Zero channels around those of a tensor: ResNet's shortcut of option A."""
+        if tensor.layout is not None and len(tensor.layout.axes[1]) > 1:
+            raise self._refused(node, "the channels of its input come shuffled")
         kernel = ChannelPadding(
             name=self._name(node_label(node)),
             vectors=tensor.pixels,
@@ -752,7 +1059,8 @@ class _Mapper:
             element=tensor.element,
         )
         stream = self._add(kernel, [tensor.stream], node)
-        return replace(tensor, stream=stream, channels=tensor.channels + before + after)
+        channels = tensor.channels + before + after
+        return _resized(replace(tensor, stream=stream, channels=channels))
 
     def _slice(self, node: onnx_ir.Node) -> None:
         """Every s-th pixel of every s-th row, as in the shortcut of a strided block."""
@@ -771,7 +1079,7 @@ class _Mapper:
         expected = tuple(-(-n // max(1, s)) for n, s in zip(shape, steps, strict=False))
         if len(shape) != 3 or steps[0] != 1 or min(steps) < 1 or made != expected:
             raise self._refused(node, "it does more than leave out rows and columns")
-        tensor = self._take(source)
+        tensor = self._take_map(node)
         kernel = Downsample(
             name=self._name(node_label(node)),
             height=tensor.height,
@@ -781,7 +1089,8 @@ class _Mapper:
             element=tensor.element,
         )
         stream = self._add(kernel, [tensor.stream], node)
-        self._close(node, replace(tensor, stream=stream, height=made[1], width=made[2]))
+        tensor = replace(tensor, stream=stream, height=made[1], width=made[2])
+        self._close(node, _resized(tensor))
 
     def _select(self, node: onnx_ir.Node) -> None:
         tensor = self._take(self._data_inputs(node)[0])
@@ -798,7 +1107,7 @@ class _Mapper:
             output=element,
         )
         stream = self._add(kernel, [tensor.stream], node)
-        self._close(node, Map(stream, element, count))
+        self._close(node, Map(stream, element, count, layout=Layout.of((1, count))))
 
 
 @dataclass(frozen=True)
@@ -809,6 +1118,34 @@ class _Geometry:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+_TURNED = (
+    "its input would have to be turned in a memory, which no kernel does: remove the Transpose or "
+    "Reshape before it"
+)
+
+
+def _seen(tensor: Map, layout: Layout | None) -> Map:
+    """A tensor in a layout: a map, or else pixels of what lies innermost."""
+    tensor = replace(tensor, layout=layout)
+    if layout is None:
+        return tensor
+    if len(layout.axes) == 4 and layout.is_map:
+        _, channels, height, width = layout.shape
+        return replace(tensor, channels=channels, height=height, width=width)
+    elements = math.prod(layout.sizes)
+    return replace(tensor, channels=layout.pixel, height=elements // layout.pixel, width=1)
+
+
+def _resized(tensor: Map) -> Map:
+    """A map whose sizes have changed, its layout brought up to date."""
+    layout = tensor.layout
+    if layout is None:
+        return tensor
+    sizes = (1, tensor.channels, tensor.height, tensor.width)[: len(layout.axes)]
+    pixel = layout if layout.shape[1] == tensor.channels else None
+    return replace(tensor, layout=Layout.of_map(sizes, pixel))
 
 
 def _backend(input_: DataType, weight: DataType) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,32 +27,56 @@ class Bits:
     """Widths for a model that has none of its own.
 
     Attributes:
-        weight, activation: bits in general.
+        weight, activation: bits in general; the activation bits of a layer are the most that it
+            reads, and in general those that an activation gives.
         first, last: (weight, activation) of the first and the last layer, where they differ.
+        layers: the same for layers by name.
     """
 
     weight: int
     activation: int
     first: tuple[int, int] | None = None
     last: tuple[int, int] | None = None
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> Bits:
-        """Reads `w4a4`, or `w4a4,first=w8a8,last=w8a8`.
+        """Reads `w4a4`, or `w4a4,first=w8a8,last=w8,NAME=w2a2`; NAME is that of a layer.
 
         Raises:
             GraphoptError: not of this form, or a width outside 1 ... 32.
         """
         general, *others = text.replace(" ", "").split(",")
-        named = dict(part.partition("=")[::2] for part in others)
-        unknown = set(named) - {"first", "last"}
-        if unknown or len(named) != len(others):
+        both = _widths(general, text)
+        if None in both:
             raise GraphoptError(_HOW.format(text))
-        ends = {name: _pair(value, text) for name, value in named.items()}
-        return cls(*_pair(general, text), ends.get("first"), ends.get("last"))
+        named: dict[str, tuple[int, int]] = {}
+        for part in others:
+            name, _, value = part.rpartition("=")
+            weight, activation = _widths(value, text)
+            if not name or name in named:
+                raise GraphoptError(_HOW.format(text))
+            named[name] = (weight or both[0] or 0, activation or both[1] or 0)
+        first, last = named.pop("first", None), named.pop("last", None)
+        return cls(both[0] or 0, both[1] or 0, first, last, named)
 
-    def of(self, index: int, count: int) -> tuple[int, int]:
-        """Weight and activation bits of layer `index` of `count`."""
+    def check(self, labels: Iterable[str]) -> None:
+        """Whether every layer that is named is among these.
+
+        Raises:
+            GraphoptError: one is not.
+        """
+        known = {label.replace(" ", "") for label in labels}
+        if missing := sorted(set(self.layers) - known):
+            raise GraphoptError(
+                f"no layer with weights is named '{missing[0]}': give widths for first, last, or "
+                "the name of a layer."
+            )
+
+    def of(self, index: int, count: int, label: str = "") -> tuple[int, int]:
+        """Weight and activation bits of layer `index` of `count`, which has this label."""
+        if label.replace(" ", "") in self.layers:
+            return self.layers[label.replace(" ", "")]
         if index == 0 and self.first:
             return self.first
         if index == count - 1 and self.last:
@@ -59,14 +84,18 @@ class Bits:
         return self.weight, self.activation
 
 
-_HOW = "'{}' is no width: write w4a4, or w4a4,first=w8a8,last=w8a8."
+_HOW = "'{}' is no width: write w4a4, or w4a4,first=w8a8,last=w8a8, or NAME=w8a8 for a layer."
 
 
-def _pair(text: str, whole: str) -> tuple[int, int]:
-    match = re.fullmatch(r"w(\d{1,2})a(\d{1,2})", text)
-    if not match or not all(1 <= int(bits) <= 32 for bits in match.groups()):
+def _widths(text: str, whole: str) -> tuple[int | None, int | None]:
+    """Weight and activation bits; None for one that is not given."""
+    match = re.fullmatch(r"(?:w(\d{1,2}))?(?:a(\d{1,2}))?", text)
+    if not match or not text:
         raise GraphoptError(_HOW.format(whole))
-    return int(match.group(1)), int(match.group(2))
+    weight, activation = (None if bits is None else int(bits) for bits in match.groups())
+    if any(bits is not None and not 1 <= bits <= 32 for bits in (weight, activation)):
+        raise GraphoptError(_HOW.format(whole))
+    return weight, activation
 
 
 def annotated(value: onnx_ir.Value) -> DataType | None:
@@ -87,6 +116,12 @@ def quantized(node: onnx_ir.Node) -> DataType | None:
             return None
         signed = node.attributes.get_int("signed", 1) != 0
         return integer(math.ceil(float(np.max(bits))), signed=signed)
+    if kind == "RequantShift":  # of Deeploy and its PACT
+        levels, sign = (node.attributes.get_tensor(name) for name in ("n_levels_out", "signed"))
+        if levels is None or not 2 <= float(np.max(levels.numpy())) <= 2**32:
+            return None
+        width = (int(np.max(levels.numpy())) - 1).bit_length()
+        return integer(width, signed=sign is not None and bool(np.any(sign.numpy())))
     if kind == "MultiThreshold":
         text = node.attributes.get_string("out_dtype", "")
         return DataType.parse(text) if text else None
@@ -134,15 +169,25 @@ def of_weight(value: onnx_ir.Value) -> DataType | None:
 
 
 def accumulator(length: int, input_: DataType, weight: DataType) -> DataType:
-    """The narrowest integer for `length` products of any values (FINN: worst case)."""
-    greatest = length * _magnitude(input_) * _magnitude(weight)
-    return integer(max(2, greatest.bit_length() + 1), signed=True)
+    """The narrowest integer for `length` products of any values.
+
+    FINN's rule where the weights are not known: minimize_accumulator_width in
+    custom_op/fpgadataflow/matrixvectoractivation.py.
+    """
+    products = [a * b for a in _ends(input_) for b in _ends(weight)]
+    low, high = length * min(products), length * max(products)
+    if low >= 0:
+        return integer(max(1, high.bit_length()), signed=False)
+    return integer((max(-low, 1 + high) - 1).bit_length() + 1, signed=True)
 
 
-def _magnitude(kind: DataType) -> int:
-    if kind.name in ("BIPOLAR", "BINARY", "TERNARY"):
-        return 1
-    return int(2 ** (kind.bits - 1)) if kind.signed else int(2**kind.bits - 1)
+def _ends(kind: DataType) -> tuple[int, int]:
+    """The least and the greatest value of a type."""
+    if kind.name in ("BIPOLAR", "TERNARY"):
+        return -1, 1
+    if kind.signed:
+        return -(2 ** (kind.bits - 1)), 2 ** (kind.bits - 1) - 1
+    return 0, int(2**kind.bits) - 1
 
 
 def steps(kind: DataType) -> int:

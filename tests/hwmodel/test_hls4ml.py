@@ -47,8 +47,8 @@ def test_ours_are_a_fraction_of_the_default_and_as_fast() -> None:
     assert simulate(ours, frames=4).interval == simulate(theirs, frames=4).interval
     assert hls4ml.fifo_bits(ours) * 20 < hls4ml.fifo_bits(theirs)
     skip = next(s for s in ours.streams if s.name.endswith("cpy2"))
-    # Two 3x3 convolutions: 2 (W + 1) + 1 pixels at least.
-    assert 35 <= (skip.depth or 0) < 50
+    # Two 3x3 convolutions: 2 (W + 1) + 1 pixels at least; a few more where others hold less.
+    assert 35 <= (skip.depth or 0) < 70
 
 
 class Variable:
