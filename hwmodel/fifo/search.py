@@ -124,11 +124,11 @@ def size(
     """Depths of all FIFOs together, as small as a search finds them, at an equal interval.
 
     The design is cut where a single stream joins two parts; each part is searched alone, fed as in
-    the rate-matched run of the whole; it must take each word when it comes, for what is before it
-    may have no time to wait, and give its words in the same rhythm, for what is behind it was
-    searched with that. Then all are run together. Where that is slower than asked,
-    the FIFOs at which the design waited are deepened until it is not (depths of the unlimited run
-    are always enough).
+    the rate-matched run of the whole. Then all are run together; where that is slower than asked,
+    the FIFOs at which the design waited are deepened until it is not. If that was needed (or at
+    once in a long design), the search is made again with parts that must take each word when it
+    comes, for what is before them may have no time to wait, and give their words in the same
+    rhythm, for what is behind was searched with that; the cheaper result is taken.
 
     A part is searched by descent from the peaks of a rate-matched run: FIFOs in order of what they
     could save, each to the smallest depth that keeps the interval, groups of them at once where
@@ -168,6 +168,38 @@ def size(
     report(f"rate-matched peaks: {total_bits(design, dict(zip(names, ceiling, strict=True)))} bits")
     if not throughput:
         target = _FOR_EVER
+    long_ = free.cycles * len(design.kernels) > _LONG
+    enough = np.array([max(smallest, free.peaks[name] + 1) for name in names])
+    simulations = 0
+    best: tuple[float, Any, Run] | None = None
+    for strict in (True,) if long_ else (False, True):
+        depth_of, runs = _of_parts(parts, target, price, smallest, matched, strict, jobs, report)
+        simulations += runs
+        found = np.array([depth_of[name] for name in names])
+        top = np.maximum(ceiling, found)
+        depths, run = _repaired(whole, found.copy(), top, enough, target, report)
+        cost = sum(price(s, int(d)) for s, d in zip(design.streams, depths, strict=True))
+        if best is None or cost < best[0]:
+            best = cost, depths, run
+        if np.array_equal(depths, found):
+            break
+    assert best is not None
+    _, depths, run = best
+    sized = dict(zip(names, map(int, depths), strict=True))
+    return Sizing(design.with_depths(sized), sized, run.interval, simulations + whole.runs)
+
+
+def _of_parts(
+    parts: Sequence[Design],
+    target: int,
+    price: Price,
+    smallest: int,
+    matched: Run,
+    strict: bool,
+    jobs: int | None,
+    report: Callable[[str], None],
+) -> tuple[dict[str, int], int]:
+    """Depths of all streams, each part searched alone, and the runs it took."""
     # Blocks that differ in names alone are searched once; those whose words come in another
     # pattern, for which these depths will not do, on their own.
     alike: dict[Any, list[Design]] = {}
@@ -179,7 +211,7 @@ def size(
     def task(part: Design) -> _Task:
         leaving = {s.name: matched.pushed[s.name] for s in part.streams
                    if s.sink is None and s.name in matched.pushed}  # fmt: skip
-        return _Task(part, target, price, smallest, _arrivals(part, matched), leaving)
+        return _Task(part, target, price, smallest, _arrivals(part, matched), leaving, strict)
 
     found: dict[Any, list[int]] = {}
     depth_of: dict[str, int] = {}
@@ -206,12 +238,7 @@ def size(
     for part, searched in zip(again, _each(_search, map(task, again), jobs), strict=True):
         simulations += searched[1]
         note(part, searched)
-    depths = np.array([depth_of[name] for name in names])
-    ceiling = np.maximum(ceiling, depths)
-    enough = np.array([max(smallest, free.peaks[name] + 1) for name in names])
-    depths, run = _repaired(whole, depths, ceiling, enough, target, report)
-    sized = dict(zip(names, map(int, depths), strict=True))
-    return Sizing(design.with_depths(sized), sized, run.interval, simulations + whole.runs)
+    return depth_of, simulations
 
 
 _FOR_EVER = 1 << 50
@@ -256,6 +283,7 @@ class _Trial:
     period: int = 0
     arrivals: Mapping[str, Any] = field(default_factory=dict)
     departures: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = True
     runs: int = 0
     limit: int | None = None
     seen: dict[tuple[bytes, int], bool] = field(default_factory=dict)
@@ -279,13 +307,13 @@ class _Trial:
         )
 
     def keeps(self, depths: Any, target: int) -> bool:
-        """Whether the design runs at `target`, takes every word in time, and gives it in step."""
+        """Whether the design runs at `target`; if strict, takes and gives each word in step."""
         key = (depths.tobytes(), target)
         if key not in self.seen:
             run = self.run(depths, record=tuple(self.departures))
-            late = any(run.streams[name].late for name in self.arrivals)
             fast = run.status == "ok" and run.interval <= target
-            self.seen[key] = fast and not late and self._in_step(run)
+            late = self.strict and any(run.streams[name].late for name in self.arrivals)
+            self.seen[key] = fast and not late and (not self.strict or self._in_step(run))
         return self.seen[key]
 
     def _in_step(self, run: Run) -> bool:
@@ -330,6 +358,7 @@ class _Task:
     smallest: int
     arrivals: Mapping[str, Any]
     departures: Mapping[str, Any]
+    strict: bool
 
     @property
     def period(self) -> int:
@@ -338,7 +367,7 @@ class _Task:
     def trial(self) -> _Trial:
         if not self.period:
             return _Trial(Network(self.part))
-        return _Trial(Network(self.part), self.period, self.arrivals, self.departures)
+        return _Trial(Network(self.part), self.period, self.arrivals, self.departures, self.strict)
 
 
 def _will_do(given: tuple[_Task, list[int]]) -> bool:
