@@ -76,7 +76,8 @@ _ELEMENTWISE = frozenset(
 def dump(graph: Any) -> dict[str, Any]:
     """The layers and streams of an hls4ml ModelGraph (io_stream), as plain values.
 
-    Runs where hls4ml is installed; what it returns can be kept as JSON and read elsewhere.
+    Runs where hls4ml is installed; what it returns can be kept as JSON and read elsewhere. A depth
+    of 0 says that the stream is another name of its layer's input.
     """
     streams = {}
     for name, variable in graph.output_vars.items():
@@ -141,8 +142,12 @@ class _Reader:
             if layer["class"] == "Input":
                 open_[names[0]] = build.source(names[0], self._port(names[0]), depths[0])
                 continue
-            kernels = self._kernels(layer)
             streams = [open_[name] for name in layer["inputs"]]
+            if depths == [None]:
+                # Another name of the same stream: a Reshape that moves nothing.
+                open_[names[0]] = streams[0]
+                continue
+            kernels = self._kernels(layer)
             for kernel in kernels[:-1]:
                 streams = list(
                     build.add(
@@ -219,7 +224,9 @@ class _Reader:
             case "Transpose":
                 return _regrouped(name, given, made, given.words)
             case "Reshape" | "Repack":
-                return _regrouped(name, given, made, given.words // math.gcd(given.words, made.words))
+                return _regrouped(
+                    name, given, made, given.words // math.gcd(given.words, made.words)
+                )
         raise GraphoptError(f"{name} ({kind}) of hls4ml has no kernel here.")
 
     def _join(self, layer: Mapping[str, Any], made: Port) -> Kernel:
@@ -365,6 +372,21 @@ def _regrouped(name: str, given: Port, made: Port, group: int) -> list[Kernel]:
     return [scatter] if group == 1 else [gather, scatter]
 
 
+def default_depths(record: Mapping[str, Any]) -> dict[str, int]:
+    """Words of the FIFOs that hls4ml gives a dumped model by default, by stream.
+
+    From the shapes alone; of the depths in the dump only 0 is read: no stream of its own.
+    """
+    read = {name for layer in record["layers"] for name in layer["inputs"]}
+    given = {name for layer in record["layers"] if layer["class"] == "Input"
+             for name in layer["outputs"]}  # fmt: skip
+    return {
+        name: default_depth(stream["shape"])
+        for name, stream in record["streams"].items()
+        if name in read - given and stream["depth"]
+    }
+
+
 def fifos(given: Design) -> tuple[Stream, ...]:
     """The streams that are FIFOs in hls4ml: between layers, not into or out of the model."""
     return tuple(
@@ -374,15 +396,117 @@ def fifos(given: Design) -> tuple[Stream, ...]:
     )
 
 
-def default_depths(given: Design) -> dict[str, int]:
-    """Words of hls4ml's default FIFOs, by stream, of a design made from hls4ml or from ONNX.
+def stream_depths(sized: Design) -> dict[str, int]:
+    """Words of each FIFO, by hls4ml's name of its stream."""
+    return {s.name: s.depth if s.depth is not None else 2 for s in fifos(sized)}
 
-    In a design from ONNX, where a word may be a part of a pixel, streams within a layer are left
-    out; they are FIFOs of FINN's, not of hls4ml's.
+
+def fifo_bits(sized: Design) -> int:
+    """Storage of all FIFOs."""
+    return sum(sized.stream[name].bits * depth for name, depth in stream_depths(sized).items())
+
+
+def profiled(given: Design) -> Design:
+    """With the depths that hls4ml's own optimization would measure, by our simulator.
+
+    Its pass makes FIFOs 100,000 deep, runs two samples as fast as they go, and takes the peaks
+    (backends/vitis/passes/fifo_depth_optimization.py). Here no depth is below two words, as a FIFO
+    of one halves the rate in the simulator.
+    """
+    from hwmodel.simulate import simulate
+
+    names = [stream.name for stream in fifos(given)]
+    free = given.with_depths(dict.fromkeys(names, PROFILING_DEPTH))
+    peaks = simulate(free, frames=2, fed=2).peaks
+    return given.with_depths({name: max(WORDS_INSIDE, peaks[name]) for name in names})
+
+
+PROFILING_DEPTH = 100_000
+"""hls4ml's `profiling_fifo_depth`."""
+
+
+def sized(given: Design, *, jobs: int | None = None) -> Design:
+    """The smallest FIFOs together that are as fast as those it has (`hwmodel.fifo.size`).
+
+    Raises:
+        GraphoptError: the design does not run as it is, or is as fast only with storage in layers.
+    """
+    from hwmodel.fifo import size
+    from hwmodel.simulate import simulate
+
+    interval = simulate(given, frames=4).interval
+    found = size(given, interval=interval, price=_price, jobs=jobs).design
+    for stream in found.streams:
+        if stream.name.endswith(INSIDE) and stream.depth != WORDS_INSIDE:
+            raise GraphoptError(
+                f"no FIFO depths keep {interval} cycles without storage within "
+                f"{found.layer_of(stream.source.kernel) if stream.source else stream.name}."
+            )
+    return found
+
+
+def _price(stream: Stream, depth: int) -> float:
+    """Bits of FIFOs; within a layer nothing may be stored, and interfaces are free."""
+    if stream.name.endswith(INSIDE):
+        return float(depth << 40)
+    return float(stream.bits * depth) if stream.source and stream.sink else 0.0
+
+
+def apply_depths(graph: Any, depths: Mapping[str, int]) -> int:
+    """Sets the FIFO depths of an hls4ml ModelGraph; returns how many it set.
+
+    To be called after the conversion and before `compile`, `write` or `build`, all of which keep
+    them.
+
+    Raises:
+        GraphoptError: a stream that the graph does not have, or that is no FIFO there.
+    """
+    for name, depth in depths.items():
+        variable = graph.output_vars.get(name)
+        if variable is None:
+            raise GraphoptError(f"the hls4ml model has no stream {name}.")
+        if not getattr(variable, "pragma", None):
+            raise GraphoptError(f"{name} is no FIFO: convert the model with io_type='io_stream'.")
+        variable.pragma = (variable.pragma[0], int(depth))
+    return len(depths)
+
+
+def configuration(sized: Design) -> dict[str, Any]:
+    """A configuration for hls4ml of a design mapped from ONNX, and its FIFO depths.
+
+    `Model` and `LayerName` are hls4ml's own keys (hls_config). hls4ml has no key for FIFO depths,
+    and ignores `FIFODepths`, which is ours: by the layer that writes and the layer that reads, in
+    pixels, which are hls4ml's words; `default` is what hls4ml takes. To size and set the depths of
+    a converted model, use `dump`, `design`, `sized` and `apply_depths`.
     """
     from hwmodel.folding import channels_of
 
-    if any(isinstance(kernel, Window) and kernel.name.endswith(".window") for kernel in given.kernels):
-        pass
-    channels = channels_of(given)
-    return {s.name: s.words * s.elements // channels[s.sink.kernel] for s in fifos(given) if s.sink}
+    layers: dict[str, Any] = {}
+    for kernel in sized.kernels:
+        if isinstance(kernel, MatrixVector):
+            layers[sized.layer_of(kernel.name)] = {
+                "ReuseFactor": kernel.synapse_fold * kernel.neuron_fold,
+                "Precision": {
+                    "weight": f"fixed<{kernel.weight.bits},1>",
+                    "result": f"fixed<{kernel.output.bits},{kernel.output.bits}>",
+                },
+            }
+    channels = channels_of(sized)
+    depths = []
+    for stream in sized.streams:
+        if stream.source is None or stream.sink is None or (stream.depth or 2) <= 2:
+            continue
+        per_pixel = max(1, channels[stream.sink.kernel] // stream.elements)
+        depths.append(
+            {
+                "from": sized.layer_of(stream.source.kernel),
+                "to": sized.layer_of(stream.sink.kernel),
+                "pixels": -(-(stream.depth or 2) // per_pixel),
+                "default": -(-stream.words // per_pixel),
+            }
+        )
+    return {
+        "Model": {"Precision": "fixed<16,6>", "ReuseFactor": 1, "Strategy": "Latency"},
+        "LayerName": layers,
+        "FIFODepths": depths,
+    }

@@ -218,6 +218,8 @@ class _Mapper:
         self, model: Model, bits: Bits | None, host: frozenset[onnx_ir.Node] = frozenset()
     ) -> None:
         self.model, self.bits, self.host = model, bits, host
+        # What a model quantizes itself is not narrowed to the user's widths.
+        self.narrows = not any(node.op_type in _QUANTIZERS for node in model.graph)
         self.shapes = model.analyses.get(Shapes())
         self.data = data_tensors(model)
         self.build = Builder()
@@ -292,7 +294,7 @@ class _Mapper:
         sources = self._data_inputs(node)
         if len(sources) != 1:
             return False
-        if kind in RENAMES or kind == "Trunc":
+        if kind in RENAMES:
             return True
         if kind in ("Softmax", "LogSoftmax"):
             # The largest stays the largest.
@@ -305,8 +307,9 @@ class _Mapper:
         if kind in _BINARY:
             return True
         if kind in _QUANTIZERS:
-            # The quantizer of the graph's input says what comes in; that of a weight is no data.
-            return self._is_input(sources[0])
+            # The quantizer of the graph's input says what comes in, unless an annotation does or
+            # there are several that differ: then each is a thresholding.
+            return self._is_input(sources[0]) and self._says_what_comes_in(sources[0])
         # Without widths of the user's, an activation goes into the quantizer behind it.
         return kind in MONOTONE and (self.bits is None or self._quantized_next(node))
 
@@ -317,6 +320,12 @@ class _Mapper:
     def _is_input(self, value: onnx_ir.Value) -> bool:
         root = self._root(value.name or "")
         return any(value.name == root for value in self.model.graph.inputs)
+
+    def _says_what_comes_in(self, value: onnx_ir.Value) -> bool:
+        root = self.model.value_index()[self._root(value.name or "")]
+        kinds = {precision.quantized(use.node) for use in value.uses()
+                 if use.node.op_type in _QUANTIZERS}  # fmt: skip
+        return precision.annotated(root) is None and len(kinds) == 1
 
     def _quantized_next(self, node: onnx_ir.Node) -> bool:
         readers = [use.node for use in node.outputs[0].uses()]
@@ -484,7 +493,8 @@ class _Mapper:
             assert element is not None
             tensor = self._thresholded(node, tensor, element, False, ".requantize")
         forked = self.readers.get(node.outputs[0].name or "", 0) > 1
-        if self.bits is not None and forked and tensor.element.bits > self.bits.activation:
+        wide = self.bits is not None and tensor.element.bits > self.bits.activation
+        if self.bits is not None and wide and forked and self.narrows:
             # A skip carries activations, not accumulators: narrowed once, before the fork.
             narrow = integer(self.bits.activation, signed=tensor.element.signed)
             tensor = self._thresholded(node, tensor, narrow, False, ".narrow")
@@ -497,6 +507,13 @@ class _Mapper:
         self._check_renaming(node)
         if kind in _QUANTIZERS:
             self._quantizer(node)
+        elif kind == "Trunc":
+            # The shift is part of the pool before it.
+            tensor = self._take_each(node)
+            made = precision.quantized(node)
+            bits = tensor.element.bits if made is None else made.bits
+            narrow = integer(bits, signed=tensor.element.signed)
+            self._close(node, replace(tensor, element=narrow))
         elif kind in MONOTONE:
             self._activation(node)
         elif kind in self.handlers:
@@ -563,10 +580,15 @@ class _Mapper:
         given, activation = self.bits.of(place, len(self.linear), label)
         if kind is None:
             kind = DataType.parse("BIPOLAR") if given == 1 else integer(given, signed=True)
-        if tensor.element.bits > activation and place > 0:
+        if self.narrows and tensor.element.bits > activation and place > 0:
             narrow = integer(activation, signed=tensor.element.signed)
             tensor = self._thresholded(node, tensor, narrow, False, ".input")
         return tensor, kind
+
+    def _check_bias(self, node: onnx_ir.Node) -> None:
+        biases = node.inputs[8:] if node.op_type.startswith("QLinear") else node.inputs[2:]
+        if any(value is not None and value.name in self.data for value in biases):
+            raise self._refused(node, "its bias is computed: add it by a node of its own")
 
     def _weight(self, node: onnx_ir.Node) -> tuple[onnx_ir.Value, tuple[int, ...]]:
         places = (0, 3) if node.op_type.startswith("QLinear") else (0, 1)
@@ -582,6 +604,7 @@ class _Mapper:
         return sides[0], shape
 
     def _conv(self, node: onnx_ir.Node) -> None:
+        self._check_bias(node)
         weight, shape = self._weight(node)
         if not 3 <= len(shape) <= 4:
             raise self._refused(node, f"its kernel has {len(shape) - 2} axes; 1 or 2 can be mapped")
@@ -720,6 +743,7 @@ class _Mapper:
 
     def _product(self, node: onnx_ir.Node) -> None:
         source = self._data_inputs(node)[0]
+        self._check_bias(node)
         weight, shape = self._weight(node)
         if len(shape) != 2:
             raise self._refused(node, "its weights are no matrix")

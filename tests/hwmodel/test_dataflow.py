@@ -650,3 +650,45 @@ def test_real_models_map_with_their_multiply_adds(shared: Path, name: str) -> No
 def test_real_models_that_no_kernels_run_say_why(shared: Path, name: str, why: str) -> None:
     with pytest.raises(UnsupportedLayer, match=why):
         map_model(Model.load(shared / "data" / "models" / name), bits=W4A4)
+
+
+def test_a_computed_bias_is_refused() -> None:
+    gemm = oh.make_node("Gemm", ["r", "w", "r"], ["y"], name="gemm")
+    with pytest.raises(UnsupportedLayer, match="bias is computed"):
+        map_model(
+            model([oh.make_node("Relu", ["x"], ["r"]), gemm], {"w": weight(12, 12)}, (1, 12)),
+            bits=W4A4,
+        )
+
+
+def test_two_quantizers_of_one_input_are_both_kept() -> None:
+    design = map_model(
+        model(
+            [
+                quant("x", "q5", 5),
+                quant("x", "q2", 2),
+                oh.make_node("Add", ["q5", "q2"], ["y"], name="add"),
+            ],
+            QUANT,
+        )
+    )
+    outputs = {k.output for k in design.kernels if isinstance(k, Threshold)}
+    assert outputs == {integer(5, signed=True), integer(2, signed=True)}
+
+
+def test_what_a_model_quantizes_is_not_narrowed_by_the_user() -> None:
+    design = map_model(
+        model(
+            [
+                quant("x", "q", 5),
+                quant("w", "qw", 3),
+                oh.make_node("Conv", ["q", "qw"], ["a"], name="conv"),
+                quant("a", "b", 5),
+                oh.make_node("Conv", ["b", "qw"], ["y"], name="second"),
+            ],
+            {**QUANT, "w": weight(4, 4, 1, 1)},
+        ),
+        bits=Bits.parse("w2a2"),
+    )
+    units = [k for k in design.kernels if isinstance(k, MatrixVector)]
+    assert [unit.input.bits for unit in units] == [5, 5]
