@@ -370,20 +370,6 @@ def brams(design: Design, depths: Mapping[str, int], *, finn: bool) -> float:
     return total
 
 
-def live_depths(design: Design) -> dict[str, int]:
-    """FINN+'s depths of the same network, sized on the FPGA itself."""
-    config = json.loads((CONFIGURATIONS / "resnet50__finn_plus_live_fifo_U250.json").read_text())
-    renamed = {
-        name.replace("StreamingDataWidthConverter_", "StreamingDataWidthConverter_rtl_")
-        if "_rtl_" not in name and "StreamingDataWidthConverter_" in name
-        else name: entry
-        for name, entry in config.items()
-    }
-    again = ResNet50(renamed).design()
-    live = {stream.name: stream.depth or 2 for stream in again.streams}
-    return {name: live[name] for name in design.stream}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-joint", action="store_true", help="leave out the joint minimum")
@@ -429,7 +415,6 @@ def main() -> None:
     print(f"\n{'all FIFOs':24} {'words':>9} {'Mbit':>7} {'RAMB18':>7}")
     rows = {
         "FINN, shipped": (given, True),
-        "FINN+, on the FPGA": (live_depths(design), True),
         "rate-matched peaks": ({n: max(2, p) for n, p in matched.peaks.items()}, False),
         "ours, joint": (dict(sizing.depths), False),
     }
