@@ -11,7 +11,7 @@ goes out to DRAM and comes back. Three ways to use the buffer:
 
 `shortcut` is the idea of Shortcut Mining (Azizimazreah and Chen, HPCA 2019): the buffers that a
 branch leaves free hold the skip, in part where they are too small. Maps whose next use is farthest
-away go out first.
+away go out first. What is not kept passes through: tiles of maps and weights take no room here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class LayerTraffic:
         weight_bytes: read from DRAM.
         read, written: bytes of feature maps from and to DRAM.
         skip: of these, bytes of maps that wait for a join further on.
-        cycles: the longer of computing and moving.
+        cycles: the longer of computing and moving to or from DRAM.
+        chip_read, chip_written: bytes of feature maps from and to the buffer on the chip.
     """
 
     name: str
@@ -84,6 +85,8 @@ class LayerTraffic:
     written: int
     skip: int
     cycles: int
+    chip_read: int = 0
+    chip_written: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,13 @@ class SequentialEstimate:
 
     @property
     def skip_bytes(self) -> int:
-        """Of these, what skips cause."""
+        """Of these, what skips cause: maps that wait, out and back."""
         return sum(layer.skip for layer in self.layers)
+
+    @property
+    def chip_bytes(self) -> int:
+        """Traffic of feature maps with the buffer."""
+        return sum(layer.chip_read + layer.chip_written for layer in self.layers)
 
     @property
     def weight_bytes(self) -> int:
@@ -121,6 +129,7 @@ class SequentialEstimate:
             "buffer_bytes": self.accelerator.buffer_bytes,
             "feature_map_bytes": self.feature_map_bytes,
             "skip_bytes": self.skip_bytes,
+            "chip_bytes": self.chip_bytes,
             "weight_bytes": self.weight_bytes,
             "cycles": self.cycles,
             "layers": [vars(layer) for layer in self.layers],
@@ -198,11 +207,12 @@ class _Run:
         return bool(self.uses.get(name)) and self.uses[name][-1] > born + 1
 
     def layer(self, step: int, layer: Layer, outputs: set[str]) -> LayerTraffic:
-        read = written = skip = 0
+        read = written = skip = chip_read = chip_written = 0
         inputs = list(dict.fromkeys(layer.inputs))
         for name in inputs:
             missing = self.sizes[name] - self.held.get(name, 0)
             read += missing
+            chip_read += self.sizes[name] - missing
             # What comes back for a later reader only is the skip's.
             if name in self.born and self.born[name] < step - 1:
                 skip += missing
@@ -212,8 +222,12 @@ class _Run:
         for name in layer.outputs:
             size = self.sizes[name]
             kept = 0 if self.policy == "stream" else self._room(size, inputs, step)
-            written += self._make_room(kept, inputs, step) if kept else 0
+            # Maps that are sent out to make room wait for a reader further on: skips.
+            sent = self._make_room(kept, inputs, step) if kept else 0
+            written += sent
+            skip += sent
             self.held[name] = kept
+            chip_written += kept
             needed = size - kept
             if name in outputs or (self.policy != "shortcut" and self._skips(name)):
                 needed = size
@@ -238,6 +252,8 @@ class _Run:
             written,
             skip,
             math.ceil(max(moved, compute)),
+            chip_read,
+            chip_written,
         )
 
     def _done(self, name: str, step: int) -> bool:
