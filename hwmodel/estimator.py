@@ -14,7 +14,7 @@ from hwmodel import streaming
 from hwmodel.design import Design, Stream
 from hwmodel.devices import Device, DspKind, device
 from hwmodel.estimates import Estimate, KernelEstimate, StreamEstimate
-from hwmodel.fifo import Bound, bounds, explain
+from hwmodel.fifo import SMALLEST, Bound, bounds, explain
 from hwmodel.finn import formulas
 from hwmodel.folding import windows_before
 from hwmodel.kernels import Concat, Join, MatrixVector, VectorVector, Window
@@ -214,7 +214,7 @@ def _with_depths(design: Design, sizing: Sizing, known: Mapping[str, Bound]) -> 
         return _filled(design)
     if sizing == "bounds":
         depths = {name: bound.throughput for name, bound in known.items()}
-        unsized = {s.name: 2 for s in design.streams if s.name not in depths}
+        unsized = {s.name: SMALLEST for s in design.streams if s.name not in depths}
         return design.with_depths({**unsized, **depths})
     from hwmodel.fifo import occupancy, size
     from hwmodel.memory import finn_depth
@@ -227,11 +227,11 @@ def _with_depths(design: Design, sizing: Sizing, known: Mapping[str, Bound]) -> 
         return design.with_depths({n: finn_depth(d) for n, d in peaks.items()})
     free = run_design(design.with_depths({s.name: None for s in design.streams}), frames=4)
     peaks = occupancy(design, period=free.interval, frames=4)
-    return design.with_depths({name: max(2, depth + 1) for name, depth in peaks.items()})
+    return design.with_depths({name: max(SMALLEST, depth + 1) for name, depth in peaks.items()})
 
 
 def _filled(design: Design) -> Design:
-    return design.with_depths({s.name: 2 for s in design.streams if s.depth is None})
+    return design.with_depths({s.name: SMALLEST for s in design.streams if s.depth is None})
 
 
 def _deadlock_free(design: Design, known: Mapping[str, Bound]) -> bool | None:

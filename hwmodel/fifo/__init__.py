@@ -15,9 +15,10 @@ FIFOs smaller still.
 
 from hwmodel.fifo.bounds import Bound, bounds
 from hwmodel.fifo.explain import explain
-from hwmodel.fifo.search import Sizing, deadlock_free, minimal, occupancy, size
+from hwmodel.fifo.search import SMALLEST, Sizing, deadlock_free, minimal, occupancy, size
 
 __all__ = [
+    "SMALLEST",
     "Bound",
     "Sizing",
     "bounds",

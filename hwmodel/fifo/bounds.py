@@ -17,6 +17,9 @@ the pixel time T for each pixel that x spans: with x = m w0 + y, m the smallest 
 
     L + S (1 - y / (w0 - 1)) <= (m + 1) T.
 
+The first word of a pixel closes a loop too, with an L of its own: it waits for the rest of its
+pixel at the first window or unit. Both must be in time.
+
 The bounds are of a branch without forks of its own. The second is an estimate: it knows nothing of
 the gap between frames in which a window generator fills, nor of how its neighbours round to whole
 words. `search` confirms it or repairs it.
@@ -53,7 +56,7 @@ class Skip:
 
     Attributes:
         fork, join: kernels.
-        port, long_port: ports of the join at which the shorter and the longest way end.
+        port: port of the join at which the shorter way ends.
         stream: the stream on the shorter way whose FIFO has to wait: the last one before the join.
         branch: kernels on the longest way, in order.
         skip: kernels on the shorter way, in order; most often none but wires.
@@ -64,7 +67,6 @@ class Skip:
     fork: str
     join: str
     port: int
-    long_port: int
     stream: str
     branch: tuple[Kernel, ...]
     skip: tuple[Kernel, ...]
@@ -123,8 +125,8 @@ def skips(design: Design) -> Iterator[Skip]:
             # In a concatenation the longest way waits for its turn too.
             if port != longest or isinstance(join, Concat):
                 others = {q: way[0] for q, way in ways.items() if q != port}
-                yield Skip(fork, join.name, port, longest, streams[-1].name, ways[longest][0],
-                           kernels, ways[longest][1], others)  # fmt: skip
+                yield Skip(fork, join.name, port, streams[-1].name, ways[longest][0], kernels,
+                           ways[longest][1], others)  # fmt: skip
 
 
 def _way(
@@ -174,16 +176,14 @@ def _bound(design: Design, skip: Skip, interval: int) -> Bound:
     words = max(1, total // pixels)
     deadlock = _deadlock(skip, join, words)
     lag = deadlock / words - 1
+    pixel = _pixel_time(skip, words, pixels, interval)
     if isinstance(join, Concat):
-        pixel = _pixel_time(skip, words, pixels, interval)
         return Bound(skip, deadlock, deadlock + words, words, lag, 0, 0, pixel)
     loop, first, spread = _loop(skip, join.inputs[0].elements)
-    pixel = _pixel_time(skip, words, pixels, interval)
     more = 0
     while not _in_time(more, words, loop, first, spread, pixel):
         more += 1
-    throughput = deadlock + more
-    return Bound(skip, deadlock, throughput, words, lag, loop, spread, pixel)
+    return Bound(skip, deadlock, deadlock + more, words, lag, loop, spread, pixel)
 
 
 def _in_time(more: int, words: int, loop: int, first: int, spread: int, pixel: float) -> bool:

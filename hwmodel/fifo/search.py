@@ -153,8 +153,6 @@ def size(
     if free.status != "ok":
         raise GraphoptError(f"the design does not run with unlimited FIFOs: {free.status}.")
     target = free.interval if interval is None else interval
-    # A full FIFO takes no word in the cycle in which it gives one, so a depth of one more than
-    # the peak leaves every word where it was in time.
     if free.interval > target:
         raise GraphoptError(
             f"the design needs {free.interval} cycles a frame, more than the {target} asked for."
@@ -164,6 +162,8 @@ def size(
     inside = [name for name in cuts if design.stream[name].source is not None]
     matched = whole.run(unlimited, period=target, record=inside)
     peaks = matched.peaks
+    # A full FIFO takes no word in the cycle in which it gives one, so a depth of one more than
+    # the peak leaves every word where it was in time.
     ceiling = np.array([max(smallest, peaks[name] + 1) for name in names])
     report(f"rate-matched peaks: {total_bits(design, dict(zip(names, ceiling, strict=True)))} bits")
     if not throughput:
@@ -242,7 +242,7 @@ def _of_parts(
 
 
 _FOR_EVER = 1 << 50
-
+"""The interval asked for where only deadlock matters."""
 
 _LONG = 10_000_000
 """Cycles times kernels of one run above which a part is searched in one order only."""

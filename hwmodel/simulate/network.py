@@ -12,7 +12,8 @@ import numpy as np
 from graphopt.errors import GraphoptError
 from hwmodel.design import Design, End
 from hwmodel.simulate import engine
-from hwmodel.simulate.machines import BLOCKED, STARVED, machine, state_of
+from hwmodel.simulate.engine import BLOCKED, STARVED
+from hwmodel.simulate.machines import machine, state_of
 
 UNLIMITED = 1 << 60
 """Depth of a FIFO that is never full."""

@@ -125,29 +125,36 @@ def test_a_slower_interval_asks_for_less() -> None:
         size(design, jobs=1, interval=free // 2)
 
 
+BYTE = integer(8, signed=False)
+
+
+def depthwise(build: Builder, stream: str, name: str) -> str:
+    """A 3x3 depthwise convolution of a 6x6 map of 4 channels, padded by 1, behind a stream."""
+    pads = Padding(
+        name=f"pad{name}", height=6, width=6, channels=4, pads=(1, 1, 1, 1), element=BYTE, simd=2
+    )
+    window = Window(
+        name=f"window{name}", height=8, width=8, channels=4, kernel=(3, 3), element=BYTE, simd=2,
+        depthwise=True,
+    )  # fmt: skip
+    unit = VectorVector(
+        name=f"unit{name}", channels=4, kernel=(3, 3), vectors=36, pe=2, input=BYTE, weight=BYTE,
+        output=BYTE, backend="rtl",
+    )  # fmt: skip
+    for kernel in (pads, window, unit):
+        (stream,) = build.add(kernel, [stream])
+    return stream
+
+
 def two_blocks() -> Design:
     """The same block twice, behind each other."""
-    byte = integer(8, signed=False)
     build = Builder()
-    stream = build.source("in", Port(byte, 2, 72))
+    stream = build.source("in", Port(BYTE, 2, 72))
     for index in range(2):
-        fork = Fork(name=f"fork{index}", elements=144, pe=2, element=byte)
+        fork = Fork(name=f"fork{index}", elements=144, pe=2, element=BYTE)
         branch, skip = build.add(fork, [stream], [f"branch{index}", f"skip{index}"])
-        pads = Padding(
-            name=f"pad{index}", height=6, width=6, channels=4, pads=(1, 1, 1, 1), element=byte,
-            simd=2,
-        )  # fmt: skip
-        window = Window(
-            name=f"window{index}", height=8, width=8, channels=4, kernel=(3, 3), element=byte,
-            simd=2, depthwise=True,
-        )  # fmt: skip
-        conv = VectorVector(
-            name=f"conv{index}", channels=4, kernel=(3, 3), vectors=36, pe=2, input=byte,
-            weight=byte, output=byte, backend="rtl",
-        )  # fmt: skip
-        for kernel in (pads, window, conv):
-            (branch,) = build.add(kernel, [branch])
-        join = Join(name=f"join{index}", elements=144, pe=2, operands=(byte, byte), output=byte)
+        branch = depthwise(build, branch, str(index))
+        join = Join(name=f"join{index}", elements=144, pe=2, operands=(BYTE, BYTE), output=BYTE)
         (stream,) = build.add(join, [branch, skip])
     return build.design()
 
@@ -172,9 +179,6 @@ def test_explanations_name_the_window_and_the_numbers() -> None:
         "passes words on",
         "evens out bursts of its writer against its reader",
     }
-
-
-BYTE = integer(8, signed=False)
 
 
 @pytest.mark.parametrize(
@@ -225,21 +229,7 @@ def three_ways(kind: str) -> Design:
     ways = list(build.add(fork, [source], ["plain", "one", "two"]))
     for way, count in ((1, 1), (2, 2)):
         for index in range(count):
-            name = f"{way}.{index}"
-            pads = Padding(
-                name=f"pad{name}", height=6, width=6, channels=4, pads=(1, 1, 1, 1), element=BYTE,
-                simd=2,
-            )  # fmt: skip
-            window = Window(
-                name=f"window{name}", height=8, width=8, channels=4, kernel=(3, 3), element=BYTE,
-                simd=2, depthwise=True,
-            )  # fmt: skip
-            unit = VectorVector(
-                name=f"unit{name}", channels=4, kernel=(3, 3), vectors=36, pe=2, input=BYTE,
-                weight=BYTE, output=BYTE, backend="rtl",
-            )  # fmt: skip
-            for kernel in (pads, window, unit):
-                (ways[way],) = build.add(kernel, [ways[way]])
+            ways[way] = depthwise(build, ways[way], f"{way}.{index}")
     if kind == "sum":
         build.add(
             Join(name="join", elements=144, pe=2, operands=(BYTE,) * 3, output=BYTE), ways, ["y"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -24,7 +27,7 @@ from hwmodel.kernels import (
     Window,
 )
 from hwmodel.kernels.kernel import Kernel, Port
-from hwmodel.simulate import Network, simulate
+from hwmodel.simulate import Network, engine, simulate
 
 BYTE = integer(8, signed=False)
 
@@ -211,3 +214,22 @@ def test_unlimited_is_the_default_and_depths_can_be_tried() -> None:
 def test_a_design_without_an_end_is_refused() -> None:
     with pytest.raises(GraphoptError, match="no stream that leaves"):
         Network(Design((), (), {}))
+
+
+def test_what_numba_keeps_on_disk_depends_on_one_file() -> None:
+    """Its cache looks at the file of the outermost function only: what that calls or reads from
+    another file could change, and the old code would still run.
+    """
+    home = Path(engine.__file__)
+    compiled = {path for path in home.parents[1].rglob("*.py") if "numba" in path.read_text()}
+    assert compiled == {home}
+    tree = ast.walk(ast.parse(home.read_text()))
+    modules = {
+        module
+        for node in tree
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    assert modules == {"__future__", "typing", "numba", "numpy"}
