@@ -10,6 +10,7 @@ import enum
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 METADATA_KEY = "graphopt.evidence"
@@ -141,13 +142,16 @@ class Evidence:
     def with_added(
         self, rewrites: Iterable[Rewrite] = (), refusals: Iterable[Refusal] = ()
     ) -> Evidence:
-        """This evidence and more; a pass's verdict on a region replaces its earlier one there."""
-        added = tuple(refusals)
-        judged = {(refusal.by, refusal.region.name) for refusal in added}
+        """This evidence and more; a pass's verdict on a region replaces its earlier one there.
+
+        It takes the earlier one's place, so judging a graph again in another order changes nothing.
+        """
         done = tuple(rewrites)
-        judged |= {(rewrite.by, rewrite.region.name) for rewrite in done}
-        kept = tuple(r for r in self.refusals if (r.by, r.region.name) not in judged)
-        return Evidence(self.rewrites + done, kept + added)
+        verdicts = _by_region(self.refusals)
+        for rewrite in done:
+            verdicts.pop((rewrite.by, rewrite.region.name), None)
+        verdicts |= _by_region(refusals)
+        return Evidence(self.rewrites + done, tuple(chain.from_iterable(verdicts.values())))
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values, the same for the same evidence."""
@@ -175,6 +179,14 @@ class Evidence:
             )
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not graphopt evidence: {error}") from error
+
+
+def _by_region(refusals: Iterable[Refusal]) -> dict[tuple[str, str], list[Refusal]]:
+    """In order, by pass and region: one verdict may take several."""
+    found: dict[tuple[str, str], list[Refusal]] = {}
+    for refusal in refusals:
+        found.setdefault((refusal.by, refusal.region.name), []).append(refusal)
+    return found
 
 
 @dataclass(frozen=True)

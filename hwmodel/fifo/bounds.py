@@ -20,9 +20,13 @@ the pixel time T for each pixel that x spans: with x = m w0 + y, m the smallest 
 The first word of a pixel closes a loop too, with an L of its own: it waits for the rest of its
 pixel at the first window or unit. Both must be in time.
 
-The bounds are of a branch without forks of its own. The second is an estimate: it knows nothing of
-the gap between frames in which a window generator fills, nor of how its neighbours round to whole
-words. `search` confirms it or repairs it.
+Between two frames a padding takes in border and the join gets nothing. Where a kernel in front of
+it has no cycles to spare, the fork must go on sending, and the FIFO holds that in place of the
+deadlock bound if it is more.
+
+The bounds are of a branch without forks of its own. The second is an estimate: a window generator
+that sets the pace fills the faster the more pixels wait for it, and how much that is worth depends
+on the phase of every unit. `search` confirms it or repairs it.
 """
 
 from __future__ import annotations
@@ -176,26 +180,60 @@ def _bound(design: Design, skip: Skip, interval: int) -> Bound:
     words = max(1, total // pixels)
     deadlock = _deadlock(skip, join, words)
     lag = deadlock / words - 1
-    pixel = _pixel_time(skip, words, pixels, interval)
+    pace = _pace(skip, words, pixels, interval)
     if isinstance(join, Concat):
-        return Bound(skip, deadlock, deadlock + words, words, lag, 0, 0, pixel)
-    loop, first, spread = _loop(skip, join.inputs[0].elements)
+        return Bound(skip, deadlock, deadlock + words, words, lag, 0, 0, pace.pixel)
+    loop, first, taken = _loop(skip, words, join.inputs[0].elements)
     more = 0
-    while not _in_time(more, words, loop, first, spread, pixel):
+    while not _in_time(more, words, loop, first, taken, pace):
         more += 1
-    return Bound(skip, deadlock, deadlock + more, words, lag, loop, spread, pixel)
+    filled = max(deadlock, _in_the_gap(skip, words, pixels, interval))
+    return Bound(skip, deadlock, filled + more, words, lag, loop, int(taken[-1]), pace.pixel)
 
 
-def _in_time(more: int, words: int, loop: int, first: int, spread: int, pixel: float) -> bool:
-    """Whether the loop closes within a pixel time, for the last and for the first word of a pixel,
-    with `more` words beyond the deadlock bound.
+@dataclass(frozen=True)
+class _Pace:
+    """When pixels come: every `pixel` cycles, and `border` more at the end of a row of `width`."""
+
+    pixel: float
+    border: float
+    width: int
+
+    def cycles(self, pixels: int) -> float:
+        """Cycles that so many pixels take at least."""
+        return pixels * self.pixel + (pixels - 1) // self.width * self.border
+
+
+def _in_time(more: int, words: int, loop: int, first: int, taken: np.ndarray, pace: _Pace) -> bool:
+    """Whether the loop closes in time, for the last and for the first word of a pixel, with `more`
+    words beyond the deadlock bound.
     """
     for word, cycles in ((words - 1, loop), (0, first)):
         before, index = divmod(word - more, words)
-        taken = before * pixel + (spread * index / (words - 1) if words > 1 else 0)
-        if taken + cycles > pixel + 1e-9:
+        if taken[index] + cycles > pace.cycles(1 - before) + 1e-9:
             return False
     return True
+
+
+def _in_the_gap(skip: Skip, words: int, pixels: int, interval: int) -> int:
+    """Words that the fork sends between two frames, while the join gets none.
+
+    From the last pixel of a frame that a padding takes until the window behind it is full again
+    there go D words of border and of the next frame, one a cycle. A kernel in front of them that
+    is busy for c cycles of the interval I may rest for I - c of these; then it must go on.
+    """
+    most = 0.0
+    busy = [words * pixels]
+    for kernel, behind in zip(skip.branch, (*skip.branch[1:], None), strict=True):
+        if isinstance(kernel, Padding) and isinstance(behind, Window):
+            top, left, _, _ = kernel.pads
+            fold = kernel.channels // kernel.simd
+            last = (top + kernel.height - 1) * kernel.out_width + left + kernel.width
+            gap = kernel.outputs[0].words - last * fold + behind.window_words
+            for cycles in busy:
+                most = max(most, (gap - (interval - cycles)) * pixels / cycles)
+        busy.append(kernel.cycles)
+    return math.floor(most * words)
 
 
 def _deadlock(skip: Skip, join: Kernel, words: int) -> int:
@@ -245,24 +283,26 @@ def _pixels(skip: Skip, total: int) -> int:
 _LATENCY_OF_A_FIFO = 1
 
 
-def _loop(skip: Skip, join_elements: int) -> tuple[int, int, int]:
-    """L for the last and for the first word of a pixel, and S: cycles from fork to join, and those
-    in which a pixel is taken there.
+def _loop(skip: Skip, words: int, join_elements: int) -> tuple[int, int, np.ndarray]:
+    """L for the last and for the first word of a pixel: cycles from fork to join; and the cycle at
+    which the join takes each word of a pixel, from the first on.
     """
     last = max(
         (i for i, k in enumerate(skip.branch) if isinstance(k, MatrixVector | VectorVector)),
         default=-1,
     )
-    loop = _LATENCY_OF_A_FIFO * len(skip.branch_streams)
-    spread = 0
+    loop = _LATENCY_OF_A_FIFO * (1 + len(skip.branch_streams))
+    step = burst = 1
     for index, kernel in enumerate(skip.branch):
         if isinstance(kernel, WidthConverter):
             if kernel.into > kernel.out_of:
                 loop += 1 + (kernel.into // kernel.out_of if index < last else 1)
             elif kernel.into < kernel.out_of:
                 loop += 1
-        elif isinstance(kernel, Padding | Window):
+        elif isinstance(kernel, Padding):
             loop += 2
+        elif isinstance(kernel, Window):
+            loop += 1
         elif isinstance(kernel, Threshold):
             loop += kernel.stages * (2 if kernel.deep_pipeline else 1) + 2
         elif isinstance(kernel, MatrixVector | VectorVector):
@@ -274,9 +314,7 @@ def _loop(skip: Skip, join_elements: int) -> tuple[int, int, int]:
                 # A word of the join is made of several results, or several of one.
                 gathered = max(1, join_elements // kernel.pe)
                 loop += (gathered - 1) * cycles
-                spread = (folds - gathered) * cycles + max(0, kernel.pe // join_elements - 1)
-    words = max(1, skip.branch[-1].outputs[0].words if skip.branch else 1)
-    pixels = _pixels(skip, words)
+                step, burst = gathered * cycles, max(1, kernel.pe // join_elements)
     # The first word of a pixel waits at the first window or unit for the others of its pixel.
     first = loop
     for kernel in skip.branch:
@@ -285,7 +323,8 @@ def _loop(skip: Skip, join_elements: int) -> tuple[int, int, int]:
             break
         if isinstance(kernel, WidthConverter) and kernel.into > kernel.out_of:
             first -= kernel.into // kernel.out_of - 1
-    return loop, first, max(spread, words // pixels - 1)
+    word = np.arange(words)
+    return loop, first, np.maximum(word, word // burst * step + word % burst)
 
 
 def kernel_pixels(kernel: Kernel) -> int:
@@ -304,14 +343,21 @@ def _passes(kernel: MatrixVector | VectorVector) -> tuple[int, int]:
     return kernel.fold, kernel.synapse_fold
 
 
-def _pixel_time(skip: Skip, words: int, pixels: int, interval: int) -> float:
-    """T: cycles a pixel within a row, where the branch itself sets the pace; else the average."""
-    within = float(words)
+def _pace(skip: Skip, words: int, pixels: int, interval: int) -> _Pace:
+    """Pixels within a row come as the slowest kernel of the branch makes them; where the branch is
+    not what sets the pace, so much slower.
+    """
+    within, row, width = float(words), 0.0, pixels
     own = 1
     for kernel in skip.branch:
         own = max(own, kernel.cycles)
-        if isinstance(kernel, MatrixVector | VectorVector):
-            within = max(within, kernel.cycles / pixels)
+        if isinstance(kernel, Padding):
+            fold = kernel.channels // kernel.simd
+            row, width = max((row, width), (kernel.out_width * fold, kernel.width))
         elif isinstance(kernel, Window):
             within = max(within, kernel.outputs[0].words / pixels)
-    return within * max(1.0, interval / own)
+        else:
+            within = max(within, kernel.cycles / pixels)
+    slower = max(1.0, interval / own)
+    pixel = within * slower
+    return _Pace(pixel, max(0.0, row - width * pixel), width)

@@ -168,7 +168,14 @@ def test_rewrites_add_up_in_order() -> None:
 def test_a_later_refusal_replaces_that_pass_s_earlier_one() -> None:
     evidence = Evidence().with_added((), [refusal("a", reason="old"), refusal("b")])
     evidence = evidence.with_added((), [refusal("a", reason="new")])
-    assert [(r.region.name, r.reason) for r in evidence.refusals] == [("b", "no"), ("a", "new")]
+    assert [(r.region.name, r.reason) for r in evidence.refusals] == [("a", "new"), ("b", "no")]
+
+
+def test_judging_again_in_another_order_changes_nothing() -> None:
+    first, second = refusal("a"), refusal("b")
+    evidence = Evidence().with_added((), [first, second])
+    assert evidence.with_added((), [second, first]) == evidence
+    assert evidence.with_added((), [first]) == evidence
 
 
 def test_a_rewrite_takes_back_the_refusal() -> None:
