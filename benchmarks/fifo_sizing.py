@@ -136,9 +136,7 @@ def main() -> None:
             )
             close = sum(each.slower <= 0.005 for each in found) / len(found)
             worst = max(each.slower for each in found)
-            print(
-                f"  at that depth, within 0.5 % of the full frame rate: {close:.1%}, worst {worst:.1%}"
-            )
+            print(f"  no 0.5 % slower at that depth:  {close:.1%}, worst {worst:+.1%}")
             print(f"below need before repair:       {sum(e < 0 for e in errors)}")
             print(f"below need after repair:        {below} (10 frames), {excess:+.1%} above it")
         start = time.perf_counter()
