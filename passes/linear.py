@@ -185,34 +185,38 @@ class Linear:
         return cls.read(node)
 
     @classmethod
-    def of_pool(cls, node: onnx_ir.Node, shape: tuple[Any, ...] | None) -> Linear:
-        """An average pool as a depthwise convolution; `shape` is that of its input.
+    def of_pool(cls, node: onnx_ir.Node, channels: int, shape: tuple[Any, ...] | None) -> Linear:
+        """An average pool as a depthwise convolution with equal weights.
+
+        Args:
+            node: the pool.
+            channels: of its input.
+            shape: of its input, where it is known.
 
         Raises:
-            NotLinear: it pads, or averages over windows that are cut off.
+            NotLinear: its windows do not all count as many elements: padding is left out, or a
+                window is cut off.
         """
-        channels = shape[1] if shape is not None and len(shape) > 1 else None
         attributes = node.attributes
         kernel = tuple(attributes.get_ints("kernel_shape", ()) or ())
         ones = (1,) * len(kernel)
-        begin, end = _pads(node, kernel, ones, ones, shape)
-        if (
-            not isinstance(channels, int)
-            or any(begin + end)
-            or attributes.get_int("ceil_mode", 0) != 0
-        ):
-            raise NotLinear(f"{node_label(node)} averages over windows of several sizes")
+        strides = tuple(attributes.get_ints("strides", ones) or ones)
+        dilations = tuple(attributes.get_ints("dilations", ones) or ones)
+        begin, end = _pads(node, kernel, strides, dilations, shape)
+        if any(begin + end) and not attributes.get_int("count_include_pad", 0):
+            raise NotLinear(f"{node_label(node)} averages over padding")
+        sizes = shape[2:] if shape is not None else (None,) * len(kernel)
+        for axis, size in enumerate(sizes):
+            window = dilations[axis] * (kernel[axis] - 1) + 1
+            left = size + begin[axis] + end[axis] - window if isinstance(size, int) else None
+            # ONNX Runtime rounds towards zero: a window that finds no room is cut off, not left out
+            if left is not None and left < 0:
+                raise NotLinear(f"{node_label(node)} averages a window larger than its input")
+            # the floor and the ceiling of a division agree where nothing is left over
+            if attributes.get_int("ceil_mode", 0) and (left is None or left % strides[axis]):
+                raise NotLinear(f"{node_label(node)} rounds up and averages a cut window")
         weight = np.full((channels, 1, *kernel), 1.0 / math.prod(kernel))
-        return cls(
-            node,
-            weight,
-            np.zeros(channels),
-            group=channels,
-            strides=tuple(attributes.get_ints("strides", ones) or ones),
-            dilations=tuple(attributes.get_ints("dilations", ones) or ones),
-            pads_begin=begin,
-            pads_end=end,
-        )
+        return cls(node, weight, np.zeros(channels), channels, strides, dilations, begin, end)
 
     @classmethod
     def within(cls, node: onnx_ir.Node, shapes: ShapeTable) -> Linear:

@@ -122,7 +122,10 @@ def _pair(node: onnx_ir.Node, shapes: ShapeTable) -> tuple[Linear, Linear] | Non
 def _read(node: onnx_ir.Node, shapes: ShapeTable) -> Linear:
     if node.op_type == "AveragePool":
         source = node.inputs[0]
-        return Linear.of_pool(node, shapes[(source and source.name) or ""].shape)
+        shape = shapes[(source and source.name) or ""].shape
+        if shape is None or not isinstance(shape[1], int):
+            raise NotLinear(f"the shape before {node_label(node)} is not known")
+        return Linear.of_pool(node, shape[1], shape)
     return Linear.within(node, shapes)
 
 

@@ -7,7 +7,6 @@ P, s, a, d and b.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -286,44 +285,12 @@ def _affine_along(
 
 
 def _average_pool(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:
-    """An average is a depthwise convolution with equal weights, where every window counts as many
-    elements: padding is counted, and no window is cut off at the end.
-    """
-    attributes = node.attributes
-    kernel = tuple(attributes.get_ints("kernel_shape", ()) or ())
-    ones = (1,) * len(kernel)
-    strides = tuple(attributes.get_ints("strides", ones) or ones)
-    dilations = tuple(attributes.get_ints("dilations", ones) or ones)
-    pads = tuple(attributes.get_ints("pads", (0,) * 2 * len(kernel)) or (0,) * 2 * len(kernel))
-    mode = attributes.get_string("auto_pad", "NOTSET")
-    if mode == "VALID":
-        pads = (0,) * 2 * len(kernel)
-    elif mode != "NOTSET" or (any(pads) and not attributes.get_int("count_include_pad", 0)):
-        raise Refused("pooled-border", f"{node_label(node)} averages over padding")
-    channels = before.taps.shape[0]
-    linear = Linear(
-        node,
-        np.full((channels, 1, *kernel), 1.0 / math.prod(kernel)),
-        np.zeros(channels),
-        channels,
-        strides,
-        dilations,
-        pads[: len(kernel)],
-        pads[len(kernel) :],
-    )
     source = node.inputs[0]
     shape = shapes[source.name or ""].shape if source is not None else None
-    if attributes.get_int("ceil_mode", 0):
-        sizes = shape[2:] if shape is not None else (None,) * len(kernel)
-        for axis, size in enumerate(sizes):
-            # the floor and the ceiling of a division agree where nothing is left over
-            window = dilations[axis] * (kernel[axis] - 1) + 1
-            padded = linear.pads_begin[axis] + linear.pads_end[axis]
-            if not isinstance(size, int) or (size + padded - window) % strides[axis]:
-                raise Refused(
-                    "pooled-border", f"{node_label(node)} rounds up and averages a cut window"
-                )
-    return before.then_conv(linear)
+    try:
+        return before.then_conv(Linear.of_pool(node, before.taps.shape[0], shape))
+    except NotLinear as reason:
+        raise Refused("pooled-border", str(reason)) from reason
 
 
 def _slice(before: LinearMap, node: onnx_ir.Node, shapes: ShapeTable) -> LinearMap:

@@ -341,3 +341,13 @@ def test_norm_in_training_mode() -> None:
             node.attribute.append(onnx.helper.make_attribute("training_mode", 1))
             break
     refused(proto, "norm-not-folded", "reserve-merge{when=possible}")
+
+
+def test_an_average_over_more_than_there_is() -> None:
+    """ONNX Runtime gives one result for a 2x2 window over one pixel: the pixel, not a quarter."""
+    model = block(
+        strided,
+        lambda n, x: n.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]),
+        (2, 3, 1, 1),
+    )
+    assert "larger than its input" in refused(model, "pooled-border")
