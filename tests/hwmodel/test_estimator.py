@@ -21,6 +21,7 @@ from hwmodel.estimator import Target, design_of, estimate_sized, sized
 from hwmodel.kernels import Window
 from hwmodel.kernels.kernel import Port
 from hwmodel.simulate import simulate
+from tests.support.blocks import Net
 
 DIGITS = Path(__file__).parents[2] / "examples" / "models" / "digits_mobilenetv2.onnx"
 OPTION_A = DIGITS.with_name("digits_resnet.onnx")
@@ -251,3 +252,22 @@ def test_resnet50_is_estimated_in_a_second(shared: Path) -> None:
     assert time.perf_counter() - start < 3  # a second on an idle machine
     assert found.deadlock_free
     assert sum(stream.skip for stream in found.streams) == 16
+
+
+def test_the_time_of_an_estimate_grows_linearly() -> None:
+    def shortest(blocks: int) -> float:
+        net = Net()
+        x = net.act(net.conv("x", 3, 4), "Relu", 4)
+        for _ in range(blocks):
+            h = net.conv(net.act(net.conv(x, 4, 4), "Relu", 4), 4, 4)
+            x = net.act(net.op("Add", h, x), "Relu", 4)
+        model = Model.load(net.model(x, (1, 3, 8, 8)))
+        taken = []
+        for _ in range(4):
+            start = time.perf_counter()
+            estimate(model, "finn:U250", bits="w4a4")
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    # Sixteen times the blocks: 16 where it is linear, 256 where it is quadratic.
+    assert shortest(64) < 40 * shortest(4)
