@@ -1084,7 +1084,7 @@ def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, int]:
 
 
 @given(networks(), st.sampled_from(["", "align=2", "keep=2"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pruned_networks_are_equivalent_and_smaller(
     network: tuple[onnx.ModelProto, int], options: str
 ) -> None:

@@ -561,13 +561,13 @@ def tangles(draw: st.DrawFn) -> onnx.ModelProto:
 
 
 @given(tangles())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_tangle_gives_the_same_bits_and_has_no_more_transposes(proto: onnx.ModelProto) -> None:
     sunk(proto)
 
 
 @given(tangles())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_tangle_saved_and_read_again_is_settled(proto: onnx.ModelProto) -> None:
     model, _ = sunk(proto)
     assert not SinkTransposes().run(Model.load(model.to_proto()), Context()).changed

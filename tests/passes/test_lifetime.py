@@ -206,7 +206,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[tuple[Any, ...]], list[str]]:
     return nodes, outputs
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(graphs())
 def test_live_bytes_are_those_of_a_reference_counting_run(
     drawn: tuple[list[tuple[Any, ...]], list[str]],
@@ -231,7 +231,7 @@ def test_live_bytes_are_those_of_a_reference_counting_run(
         assert sum(life.bytes or 0 for life in table.live_at(step)) == expected[step]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(graphs())
 def test_in_place_never_overwrites_what_is_still_read(
     drawn: tuple[list[tuple[Any, ...]], list[str]],

@@ -539,7 +539,7 @@ def test_integers_are_bounded_by_their_type_and_by_what_is_cast() -> None:
 # Rounding ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     depth=st.sampled_from([1, 2, 30, 500]),
@@ -812,7 +812,7 @@ QUANTIZED = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(QUANTIZED, st.sampled_from(["unknown", "positive", "box"]))
 def test_qonnx_quant(parameters: tuple[float, float, int, bool, bool, str], prelude: str) -> None:
     """Against qonnx's own evaluation, for ONNX Runtime does not know the operator."""
@@ -935,7 +935,7 @@ def grow(net: Net, kinds: Sequence[str], rng: np.random.Generator) -> None:
         width[y] = made
 
 
-@settings(max_examples=120, deadline=None, derandomize=True,
+@settings(max_examples=120,
           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 @given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(KINDS), min_size=1, max_size=12))
 def test_random_graphs(seed: int, kinds: list[str]) -> None:

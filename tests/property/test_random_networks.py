@@ -56,7 +56,7 @@ def _is_sound(outcome: Outcome) -> None:
 
 
 @given(networks())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_plain_is_equivalent_and_idempotent(proto: onnx.ModelProto) -> None:
     outcome = optimize(proto, preset="plain")
     _is_sound(outcome)
@@ -71,7 +71,7 @@ def test_plain_is_equivalent_and_idempotent(proto: onnx.ModelProto) -> None:
 
 
 @given(networks())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_default_is_equivalent_and_never_costs_more(proto: onnx.ModelProto) -> None:
     outcome = optimize(proto)
     _is_sound(outcome)
@@ -79,7 +79,7 @@ def test_default_is_equivalent_and_never_costs_more(proto: onnx.ModelProto) -> N
 
 
 @given(networks())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_deterministic(proto: onnx.ModelProto) -> None:
     saved = {
         optimize(proto, preset="plain", verify=False).model.to_proto().SerializeToString()
@@ -89,7 +89,7 @@ def test_deterministic(proto: onnx.ModelProto) -> None:
 
 
 @given(networks())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_original_is_never_touched(proto: onnx.ModelProto) -> None:
     model = Model.load(proto)
     before = model.to_proto().SerializeToString(deterministic=True)

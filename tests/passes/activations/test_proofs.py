@@ -130,7 +130,7 @@ def regions(draw: st.DrawFn) -> Function:
 
 
 @given(regions())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nothing_is_proved_that_does_not_hold(function: Function) -> None:
     check(function)
 
