@@ -179,9 +179,7 @@ def _quant(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) ->
     signed = node.attributes.get_int("signed", 1) != 0
     if signed and width == 1:
         return _bipolar(_plain(scale))
-    low, high = limits(
-        int(width), signed=signed, narrow=bool(node.attributes.get_int("narrow", 0))
-    )
+    low, high = limits(int(width), signed=signed, narrow=bool(node.attributes.get_int("narrow", 0)))
     mode = (node.attributes.get_string("rounding_mode", "ROUND") or "ROUND").upper()
     return Grid(_plain(scale), _plain(zero), low, high, signed, mode)
 
@@ -234,7 +232,9 @@ def _multi_threshold(node: onnx_ir.Node, table: Mapping[str, Grid], _: ShapeTabl
 
 def _quantize_linear(node: onnx_ir.Node, table: Mapping[str, Grid], s: ShapeTable) -> Grid | None:
     scale, zero = _array(node, 1), _array(node, 2) if len(node.inputs) > 2 else ZERO
-    grid = _integers(node.outputs[0]) or (_integers(node.inputs[2]) if len(node.inputs) > 2 else None)
+    grid = _integers(node.outputs[0]) or (
+        _integers(node.inputs[2]) if len(node.inputs) > 2 else None
+    )
     if scale is None or zero is None or not (scale > 0).all():
         return None
     grid = grid or Grid(ONE, ZERO, 0, 255, False)
@@ -287,9 +287,7 @@ def _qlinear(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) 
     if scale is None or scale.size != 1 or not (scale > 0).all() or grid is None:
         return None
     zero = ZERO if zero is None else _plain(zero)
-    return replace(
-        grid, scale=_plain(scale), zero_point=zero, rounding="HALF_EVEN", codes=True
-    )
+    return replace(grid, scale=_plain(scale), zero_point=zero, rounding="HALF_EVEN", codes=True)
 
 
 def _integers(value: onnx_ir.Value | None) -> Grid | None:

@@ -101,7 +101,8 @@ class Merged:
     def code(self, accumulator: Array, code: Array, low: int) -> Array:
         """The codes that the thresholds give."""
         merged = self.m * np.asarray(accumulator) + self.n * np.asarray(code)
-        return low + np.searchsorted(self.thresholds, merged, side="right")
+        reached: Array = np.searchsorted(self.thresholds, merged, side="right")
+        return low + reached
 
 
 def first(sum_: Sum, quantizer: Quantizer) -> Array:
@@ -125,8 +126,10 @@ def first(sum_: Sum, quantizer: Quantizer) -> Array:
     return np.clip(least, -reach, reach).astype(np.int64)
 
 
-def merge(sum_: Sum, quantizer: Quantizer, limit: int = 1024, *, approximate: bool = False) -> Merged | None:
-    """The smallest m up to `limit` for which the codes agree on every pair; None where there is none.
+def merge(
+    sum_: Sum, quantizer: Quantizer, limit: int = 1024, *, approximate: bool = False
+) -> Merged | None:
+    """The smallest m up to `limit` for which all codes agree; None where there is none.
 
     With `approximate`, then, the m and n with the fewest wrong pairs.
     """
