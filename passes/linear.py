@@ -161,6 +161,17 @@ class Linear:
         return cls._read_conv(node, weight, bias, shape)
 
     @classmethod
+    def convolving(
+        cls, node: onnx_ir.Node, weight: Array, bias: Array, shape: tuple[Any, ...] | None
+    ) -> Linear:
+        """A Conv whose weights are told, such as the codes behind a quantizer; see `read`.
+
+        Raises:
+            NotLinear: its padding cannot be resolved to numbers.
+        """
+        return cls._read_conv(node, weight, bias, shape)
+
+    @classmethod
     def identity(cls, value: onnx_ir.Value, channels: int, axis: int, rank: int) -> Linear:
         """A pointwise operator, not in the graph, that copies `value`.
 

@@ -8,11 +8,14 @@ _AFTER = f"{_MERGED},{_MERGED},dce"  # what was fused may let a scale in, and be
 CLEAN = f"{_CLEAN},dce"
 """Only the housekeeping."""
 
-DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,{_AFTER}"
+DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,reserve-merge-quantized,{_AFTER}"
 """What is exact and not worse on the target."""
 
-PLAIN = f"{_FUSED},mobilenet-v1,reserve-merge{{when=possible}},{_AFTER}"
+PLAIN = (
+    f"{_FUSED},mobilenet-v1,reserve-merge{{when=possible}},"
+    f"reserve-merge-quantized{{when=possible}},{_AFTER}"
+)
 """Removes every skip that can be removed exactly, whatever it costs."""
 
-PLAIN_CONCAT = PLAIN.replace("{when=possible}", "{when=possible,concat=true}")
+PLAIN_CONCAT = PLAIN.replace("merge{when=possible}", "merge{when=possible,concat=true}")
 """As `plain`, and concatenations too."""

@@ -152,7 +152,7 @@ def limits(bits: int, *, signed: bool, narrow: bool = False) -> tuple[int, int]:
 
 def _bipolar(scale: Array) -> Grid:
     """-scale and +scale: codes 0 and 1 of step 2 scale, with the real 0 between them."""
-    return Grid(2 * scale, np.array(0.5), 0, 1, True, "BIPOLAR")
+    return Grid(2 * scale, np.array(0.5), 0, 1, False, "BIPOLAR")
 
 
 # --- quantizers ----------------------------------------------------------------------------------
