@@ -616,9 +616,15 @@ class _Work:
         if add.raised:
             lowered = np.full(count, -add.step * add.raised, np.float32)
             inputs.append(self.initializers.add(f"{node_label(join)}.bias", lowered))
-        node = onnx_ir.node(
-            "Conv", inputs, attributes={"kernel_shape": [1] * (rank - 2)}, name=join.name
-        )
+        ones = [1] * (rank - 2)  # qonnx reads every attribute
+        attributes: dict[str, Any] = {
+            "kernel_shape": ones,
+            "strides": ones,
+            "dilations": ones,
+            "pads": [0] * 2 * len(ones),
+            "group": 1,
+        }
+        node = onnx_ir.node("Conv", inputs, attributes=attributes, name=join.name)
         self._finish(join, node)
 
     def _whole(
