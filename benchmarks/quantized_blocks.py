@@ -101,7 +101,7 @@ class Block:
         read = self.op("Quant", self.constant(weight), *parameters, domain=DOMAIN, signed=1,
                        narrow=1, rounding_mode="ROUND")  # fmt: skip
         x = self.op("Conv", x, read, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4,
-                    strides=[stride] * 2, group=group)  # fmt: skip
+                    strides=[stride] * 2, dilations=[1, 1], group=group)  # fmt: skip
         if self.power_of_two:
             return x
         norm = [

@@ -266,11 +266,12 @@ class _Lint:
                 lambda: self._spell(node),
             )
         source = node.inputs[0]
-        shape = self.shapes[(source.name if source is not None else "") or ""].static()
+        known = self.shapes[(source.name if source is not None else "") or ""].shape or ()
+        shape = [dim for dim in known[1:] if isinstance(dim, int)]
         grid = self.grids.get((source.name if source is not None else "") or "")
         group = node.attributes.get_int("group", 1) or 1
         pads = node.attributes.get_ints("pads", ()) or ()
-        if shape is None or len(shape) != 4 or group != shape[1] or group == 1 or any(pads):
+        if len(shape) != 3 or group != shape[0] or group == 1 or any(pads):
             return  # a padder in front sends the last row at a word a cycle, which is fast enough
         kernel = node.attributes.get_ints("kernel_shape", (1, 1)) or (1, 1)
         strides = node.attributes.get_ints("strides", (1, 1)) or (1, 1)
@@ -281,8 +282,8 @@ class _Lint:
             if group % simd == 0
             and Window(
                 name=label,
-                height=shape[2],
-                width=shape[3],
+                height=shape[1],
+                width=shape[2],
                 channels=group,
                 kernel=(kernel[0], kernel[1]),
                 stride=(strides[0], strides[1]),
@@ -377,7 +378,7 @@ class _Lint:
                 if source is None or not value.name:
                     return None
                 try:
-                    found = chain(value, source, self.shapes, self.grids)
+                    found = chain(value, source, self.shapes, self.grids, read_by_all=True)
                 except Refused:
                     return None
                 return found[0] if len(found) == 1 else None

@@ -66,9 +66,21 @@ class Layer:
 
 
 def chain(
-    value: onnx_ir.Value, fork: onnx_ir.Value, shapes: ShapeTable, grids: GridTable
+    value: onnx_ir.Value,
+    fork: onnx_ir.Value,
+    shapes: ShapeTable,
+    grids: GridTable,
+    *,
+    read_by_all: bool = False,
 ) -> tuple[Layer, ...]:
     """The layers between `fork` and `value`, in order of execution; none for the fork itself.
+
+    Args:
+        value: where they end.
+        fork: where they start.
+        shapes: of the tensors.
+        grids: on which they lie.
+        read_by_all: whether several nodes may read `value`.
 
     Raises:
         Refused: another operator stands there, or something reads it in the middle.
@@ -80,7 +92,8 @@ def chain(
         node = here.producer()
         if node is None:
             raise Refused("not-from-fork", f"the branch starts at '{here.name}', not at the fork")
-        if len(here.uses()) != 1 or here.is_graph_output():
+        shared = len(here.uses()) != 1 or here.is_graph_output()
+        if shared and not (read_by_all and here is value):
             raise Refused(
                 "read-elsewhere", f"'{here.name}' inside the branch is read elsewhere too"
             )
