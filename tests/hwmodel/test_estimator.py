@@ -13,7 +13,7 @@ from graphopt import Model
 from graphopt.cli.main import main
 from graphopt.cost import cost_model
 from graphopt.errors import GraphoptError, TargetError
-from hwmodel import estimate
+from hwmodel import estimate, truth
 from hwmodel.datatypes import DataType, integer
 from hwmodel.design import Builder, Design
 from hwmodel.devices import device
@@ -271,3 +271,14 @@ def test_the_time_of_an_estimate_grows_linearly() -> None:
 
     # Sixteen times the blocks: 16 where it is linear, 256 where it is quadratic.
     assert shortest(64) < 40 * shortest(4)
+
+
+def test_the_pause_in_which_a_window_fills_counts() -> None:
+    block = {
+        "H": 19, "W": 13, "C": 16, "stream_elems": 8, "main_fifo": 4, "skip_conv": None,
+        "convs": [{"k": 5, "s": 1, "p": 2, "Cin": 16, "Cout": 16, "SIMD": 400, "PE": 8, "par": 1}],
+    }  # fmt: skip
+    design = truth.wired(block).design
+    seen = simulate(design, frames=4).interval
+    assert seen > 1.1 * design.cycles
+    assert estimate(design).interval == pytest.approx(seen, rel=0.02)

@@ -298,3 +298,25 @@ def test_a_concatenation_of_a_tensor_with_itself_must_hold_a_pixel() -> None:
     sized = design.with_depths({name: bound.deadlock for name, bound in known.items()})
     assert simulate(sized).status == "ok"
     assert known["two"].deadlock == deadlock_free(design.with_depths({"one": 2}), "two")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_what_a_window_needs_is_what_its_taps_read(
+    stride: int, dilation: int, depthwise: bool
+) -> None:
+    window = Window(
+        name="w", height=7, width=8, channels=4, kernel=(3, 2), stride=(stride, stride),
+        dilation=(dilation, dilation), element=BYTE, simd=2, depthwise=depthwise,
+    )  # fmt: skip
+    read = []
+    for y, x in np.ndindex(window.out_height, window.out_width):
+        taps = [(i, j, c) for i in range(3) for j in range(2) for c in range(2)]
+        if depthwise:
+            taps.sort(key=lambda tap: tap[2])
+        for i, j, channel in taps:
+            row, column = y * stride + i * dilation, x * stride + j * dilation
+            read.append((row * 8 + column) * 2 + channel + 1)
+    wanted = np.maximum.accumulate(read)
+    np.testing.assert_array_equal(need(window, np.arange(1, len(read) + 1)), wanted)
