@@ -128,6 +128,18 @@ class _Lint:
                 f"it is of operator set {self.model.opset}, FINN's steps know {OPSET}",
                 f"export with opset_version={OPSET}",
             )
+        for value in self.model.graph.inputs:
+            readers = [use.node for use in value.uses()]
+            quantized = readers and all(n.op_type in ("Quant", "IntQuant") for n in readers)
+            if quantized and value.name not in self.grids:
+                yield Finding(
+                    "float-input",
+                    value.name or graph,
+                    "FINN makes a thresholding of float32 numbers of the quantizer behind it, "
+                    "which our costs and folding files do not count: FINN has one number more",
+                    "annotate the input as integers (finn_datatype UINT8) and leave that "
+                    "quantizer out",
+                )
         keys = {key for node in self.model.graph for key in node.metadata_props}
         if any(key.startswith("pkg.torch.onnx") for key in keys):
             yield Finding(
