@@ -102,6 +102,22 @@ def test_optimize_takes_the_join_away_and_proves_it(form: str) -> None:
     assert optimize(proto).fates[0].fate is Fate.KEPT  # it is not worth it on a CPU
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_blocks_behind_each_other(signed: bool) -> None:
+    """The second block reads what thresholds have taken the place of."""
+    x = data(signed)
+    net = blocks.Block(x, 1, 4, signed)
+    here = net.quantized("x", signed=signed)
+    for _ in range(3):
+        here = net.relu(net.op("Add", blocks._branch(net, here, 6, 6, 1), here))
+    proto = net.model(here)
+    model = Model.load(proto)
+    found = QuantizedReserveMerge(when="possible").run(model, Context())
+    assert [one.rule for one in found.rewrites] == ["reserve-merge (lattice)"] * 3
+    result = model.to_proto()
+    np.testing.assert_allclose(blocks.exact(result, x), blocks.exact(proto, x), atol=1e-9)
+
+
 def test_no_reserved_code_is_lost_at_the_ends_of_the_grid() -> None:
     x = np.linspace(-9, 9, 3 * 6 * 7 * 9).reshape(3, 6, 7, 9).astype(np.float32)
     proto = blocks.drawn("B, pointwise", 4, True, 3, data(True))
@@ -192,3 +208,83 @@ def test_a_sum_that_is_read_before_it_is_quantized_is_refused() -> None:
     total = block.op("Add", blocks._branch(block, source, 6, 6, 1), source)
     proto = block.model(block.op("Sigmoid", total))
     refused(proto, "no-quantizer-behind")
+
+
+class Drawn(blocks.Block):
+    """Blocks of all that may stand in one: kinds of weights, of scales and biases behind a
+    convolution, of activations."""
+
+    def conv(self, x: str, inputs: int, outputs: int, kernel: int, **attributes: Any) -> str:
+        weight = self.rng.normal(
+            size=(outputs, inputs // attributes.get("group", 1), kernel, kernel)
+        )
+        weight /= np.sqrt(weight[0].size)
+        high = 2 ** (self.bits - 1) - 1
+        each = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
+        kind = self.rng.choice(["channel", "tensor", "bipolar"])
+        if kind == "bipolar":
+            scale = [self.constant(np.abs(weight).mean())]
+            read = self.op("BipolarQuant", self.constant(weight), *scale, domain=blocks.DOMAIN)
+        else:
+            scale = (each if kind == "channel" else each.max()) / high
+            parameters = [self.constant(value) for value in (scale, 0.0, self.bits)]
+            kept = {"signed": 1, "narrow": int(self.rng.integers(2)), "rounding_mode": "ROUND"}
+            values = self.constant(weight)
+            read = self.op("Quant", values, *parameters, domain=blocks.DOMAIN, **kept)
+        bias = [self.constant(self.rng.normal(size=outputs) * 0.3)] * int(self.rng.integers(2))
+        given = {"strides": [1, 1], "dilations": [1, 1], "pads": [kernel // 2] * 4, "group": 1}
+        x = self.op("Conv", x, read, *bias, kernel_shape=[kernel] * 2, **(given | attributes))
+        match self.rng.integers(4):
+            case 0:
+                gamma = self.rng.uniform(0.5, 1.5, outputs) * self.rng.choice([1, 1, -1], outputs)
+                others = [self.rng.normal(size=outputs) * 0.2 for _ in range(2)]
+                var = self.rng.uniform(0.5, 2.0, outputs)
+                norm = map(self.constant, [gamma, *others, var])
+                return self.op("BatchNormalization", x, *norm, epsilon=1e-3)
+            case 1:
+                x = self.op("Mul", x, self.constant(self.rng.uniform(0.5, 1.5, (1, outputs, 1, 1))))
+                return self.op("Add", x, self.constant(self.rng.normal(size=(outputs, 1, 1)) * 0.2))
+            case 2:
+                return self.op("Sub", self.op("Mul", self.constant(0.7), x), self.constant(0.1))
+        return x
+
+    def act(self, x: str) -> str:
+        return self.relu(x) if self.rng.integers(3) else self.quantized(x, signed=True)
+
+
+WINDOWS = [
+    {"kernel": 3},
+    {"kernel": 3, "pads": [2] * 4, "dilations": [2, 2]},
+    {"kernel": 2, "pads": [0, 1, 1, 0]},
+    {"kernel": 4, "pads": [1, 2, 2, 1]},
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_drawn_blocks(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    channels, signed = int(rng.choice([3, 4])), bool(rng.integers(2))
+    x = data(signed, tuple(rng.integers(5, 10, 2)), channels)
+    net = Drawn(x, seed, int(rng.choice([2, 3, 4, 5])), signed)
+    stride = int(rng.choice([1, 1, 2]))
+    outputs = channels * int(rng.choice([1, 2]) if stride == 2 else 1)
+    source = net.quantized("x", signed=signed)
+    h = net.act(
+        net.conv(source, channels, outputs, int(rng.choice([1, 3, 5])), strides=[stride] * 2)
+    )
+    if rng.integers(3) == 0:
+        h = net.act(net.conv(h, outputs, outputs, 3, group=outputs))
+    window = dict(WINDOWS[seed % 4])
+    ends = [net.conv(h, outputs, outputs, window.pop("kernel"), **window), source]
+    if stride == 2 or rng.integers(2):
+        ends[0] = net.quantized(ends[0], signed=True)
+        if stride == 2:
+            ends[1] = net.conv(source, channels, outputs, 1, strides=[2, 2])
+        ends[1] = net.quantized(ends[1], signed=True, scale=net.scale)
+    proto = net.model(net.act(net.op("Add", *(ends if rng.integers(2) else ends[::-1]))))
+    found = QuantizedReserveMerge(when="possible").run(model := Model.load(proto), Context())
+    if found.refusals:
+        assert [one.code for one in found.refusals] == ["activation-too-narrow"]
+        return
+    result = model.to_proto()
+    np.testing.assert_allclose(blocks.exact(result, x), blocks.exact(proto, x), atol=1e-9)
