@@ -308,6 +308,16 @@ def _of(value: onnx_ir.Value | None, table: Mapping[str, Grid]) -> Grid | None:
     return None if value is None else table.get(value.name or "")
 
 
+def _real(value: onnx_ir.Value | None, table: Mapping[str, Grid]) -> Grid | None:
+    """The grid of a tensor on which arithmetic is that of the real numbers: FINN's integers stand
+    for themselves, other codes do not.
+    """
+    grid = _of(value, table)
+    if grid is not None and grid.codes and not (grid.rounding is None and grid.scale == 1):
+        return None
+    return grid
+
+
 def _kept(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) -> Grid | None:
     """Elements are selected, or put in another order within their channel."""
     return _of(node.inputs[0], table)
@@ -332,7 +342,7 @@ def _relu(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) -> 
 def _scaled(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) -> Grid | None:
     """Real numbers times, or divided by, a positive constant."""
     for index in (0, 1) if node.op_type == "Mul" else (0,):
-        grid, factor = _of(node.inputs[index], table), _array(node, 1 - index)
+        grid, factor = _real(node.inputs[index], table), _array(node, 1 - index)
         if grid is None or factor is None or not (factor > 0).all():
             continue
         factor = _plain(factor)
@@ -343,7 +353,7 @@ def _scaled(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) -
 
 def _shifted(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) -> Grid | None:
     """A sum of two tensors on one grid, or of a tensor and a constant."""
-    left, right = (_of(value, table) for value in node.inputs[:2])
+    left, right = (_real(value, table) for value in node.inputs[:2])
     if left is not None and right is not None:
         alike = left.codes == right.codes and left.same_as(right) and left.symmetric
         if not alike or node.op_type != "Add":

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,8 +125,6 @@ def estimate(
     script = Path(__file__).with_name("front_end.py")
     command = [str(python), str(script), str(model.resolve()), str(folder.resolve()), board]
     command += [str(1000 / clock_mhz), *([str(fps)] if fps else [])]
-    import time
-
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -232,7 +232,8 @@ class _Lint:
             kernel, strides = pool.kernel, pool.strides
             pads, dilations = pool.pads_begin + pool.pads_end, pool.dilations
         else:
-            if len(made) != len(shape) or any(d != 1 for d in made[2:]):
+            whole = len(made) == len(shape) and made[:2] == shape[:2]
+            if not whole or any(d != 1 for d in made[2:]):
                 raise Refused("pool-axes", "it does not take the mean of each channel's map")
             kernel = strides = tuple(sizes)
             pads, dilations = (0,) * 2 * len(sizes), (1,) * len(sizes)

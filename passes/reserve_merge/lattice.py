@@ -136,10 +136,10 @@ def merge(
     least = first(sum_, quantizer)
     x = np.arange(sum_.codes[0], sum_.codes[1] + 1, dtype=np.int64)
     best: Merged | None = None
+    few = least[:: max(1, len(least) // 8)]  # most m fail on a few codes already
     for m in range(1, limit + 1):
         ideal = m * sum_.step / sum_.gain
         for n in dict.fromkeys((round(ideal), int(np.floor(ideal)), int(np.ceil(ideal)))):
-            few = least[:: max(1, len(least) // 8)]  # most m fail on a few codes already
             below, above = _sides(sum_, few, m, n, x)
             if not approximate and (below >= above).any():
                 continue

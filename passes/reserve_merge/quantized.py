@@ -42,8 +42,14 @@ from passes.skip_detection import Skips
 
 Array = npt.NDArray[Any]
 
-_WHOLE = 2.0**-16
-"""Share by which a ratio of steps may miss a whole number: far less than half a code of the sum."""
+_WHOLE = 2.0**-40
+"""Share by which a ratio of steps may miss a whole number, in float64; other ratios are for the
+lattice.
+"""
+
+_HALF_EVEN = ("ROUND", "HALF_EVEN")
+_NEAREST = (*_HALF_EVEN, "HALF_UP", "HALF_DOWN")
+"""Modes that snap a code with float noise back to itself."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +117,13 @@ class _Skipped:
         grid: where its values lie.
         layer: the projection on it, or None.
         snapped: whether a quantizer of its own has rounded it.
-        nodes: its nodes.
+        before: where what that quantizer rounds lies, if there is no projection and it is known.
     """
 
     grid: Grid
     layer: Layer | None
     snapped: bool
-    nodes: tuple[onnx_ir.Node, ...]
+    before: Grid | None
 
     @property
     def step(self) -> float:
@@ -195,12 +201,9 @@ class _Work:
     def _skipped(self, value: onnx_ir.Value, fork: onnx_ir.Value) -> _Skipped:
         try:
             layers = chain(value, fork, self.shapes, self.grids)
-        except OnlyQuantizer as found:
-            layers, snapped = (), True
-            nodes = [found.node]
-        else:
-            snapped = bool(layers)
-            nodes = [node for layer in layers for node in layer.nodes]
+            snapped, before = bool(layers), None
+        except OnlyQuantizer:
+            layers, snapped, before = (), True, self.grids.get(fork.name or "")
         if len(layers) > 1:
             raise Refused("skip-not-simple", "the skip path has more than one layer")
         layer = layers[0] if layers else None
@@ -212,7 +215,7 @@ class _Work:
             )
         if grid is None or not grid.per_tensor or not grid.symmetric or grid.codes:
             raise Refused("activation-grid", f"'{value.name}' lies on no grid with one scale")
-        return _Skipped(grid, layer, snapped, tuple(nodes))
+        return _Skipped(grid, layer, snapped, before)
 
     def _check(self, layers: Sequence[Layer], skipped: _Skipped) -> None:
         first, projection = layers[0].linear, skipped.layer
@@ -256,9 +259,16 @@ class _Work:
             self.facts.append("both addends lie on one grid, so a 1x1 convolution adds their codes")
             cost = _cost(layers, self.shapes, rows.rows, add.weights)
             return "pointwise", lambda: self._pointwise(layers, rows, add, fork, join), cost
+        if end.depthwise:
+            raise Refused("grouped", f"{end.label} filters each channel by itself and cannot merge")
         if not middle:
             raise Refused("one-layer", "no quantizer in the branch could carry the skip's codes")
         rows = self._rows(middle, skipped)
+        if skipped.snapped and not rows.clipped:
+            raise Refused(
+                "unequal-widths",
+                "no quantizer of the branch clips the skip to the codes that its own one has",
+            )
         behind = self._behind(join)
         sums = self._sums(end, middle[-1], skipped)
         ratios = np.array([one.step / one.gain for one in sums])
@@ -408,9 +418,9 @@ class _Work:
         """The reserved rows of each layer."""
         made: list[_Rows] = []
         raised, step = 0, skipped.step
-        count = layers[-1].linear.outputs if skipped.layer is None else skipped.layer.linear.outputs
-        if skipped.layer is None:
-            count = layers[0].linear.inputs
+        clipped = False
+        projection = skipped.layer.linear if skipped.layer is not None else None
+        count = projection.outputs if projection is not None else layers[0].linear.inputs
         for number, layer in enumerate(layers):
             grid = layer.grid
             if grid is None:
@@ -424,7 +434,12 @@ class _Work:
                     f"the quantizer behind {layer.label} has no room for the skip's codes "
                     f"{skipped.grid.low} to {skipped.grid.high}",
                 )
+            self._check_rounding(layer, grid, skipped, first=number == 0)
+            ends = (skipped.grid.low + lift, skipped.grid.high + lift)
+            clipped |= ends == (lowest, grid.high)
             scale = float(grid.scale)
+            if number == 0 and skipped.before is not None:
+                _check_codes(skipped.before, skipped.grid, scale, lift)
             bias = np.full(count, scale * (lift - raised))
             if number == 0 and skipped.layer is not None:
                 made.append(self._projected(layer, skipped.layer, scale / step, bias))
@@ -444,7 +459,19 @@ class _Work:
             self.facts.append(
                 f"codes are carried raised by {raised}, since a quantizer has no sign"
             )
-        return _Reserved(tuple(made), raised, step)
+        return _Reserved(tuple(made), raised, step, clipped)
+
+    def _check_rounding(self, layer: Layer, grid: Grid, skipped: _Skipped, first: bool) -> None:
+        """A code must come out of a quantizer as it went in; the first one also rounds what the
+        skip's own quantizer rounded, and raised codes keep their ties only where these go to even.
+        """
+        modes = {grid.rounding, skipped.grid.rounding} if skipped.snapped and first else set()
+        if grid.rounding not in _NEAREST or not modes <= set(_HALF_EVEN):
+            raise Refused(
+                "rounding",
+                f"the quantizer behind {layer.label} rounds by {grid.rounding}, so the skip's "
+                "codes would not come out as they are",
+            )
 
     def _projected(self, layer: Layer, projection: Layer, ratio: float, bias: Array) -> _Rows:
         """The projection's rows within the kernel of the branch's first layer."""
@@ -572,7 +599,7 @@ class _Work:
             epsilon = node.attributes.get_float("epsilon", 1e-5) or 1e-5
             one = math.sqrt(1 + epsilon)
             for value, fill in zip(node.inputs, (None, one, 0.0, 0.0, 1.0), strict=False):
-                inputs.append(source if fill is None else self._longer(value, more, fill, (-1,)))
+                inputs.append(source if fill is None else self._longer(value, more, fill))
         else:
             rank = len(self.shapes[node.outputs[0].name or ""].shape or ())
             neutral = 1.0 if node.op_type in ("Mul", "Div") else 0.0
@@ -590,13 +617,11 @@ class _Work:
         copy = onnx_ir.Node("", node.op_type, inputs, node.attributes.values(), name=node.name)
         return self._put(copy, f"{node.outputs[0].name}.reserved", at)
 
-    def _longer(
-        self, value: onnx_ir.Value | None, more: int, fill: float, shape: tuple[int, ...]
-    ) -> onnx_ir.Value:
+    def _longer(self, value: onnx_ir.Value | None, more: int, fill: float) -> onnx_ir.Value:
         array = constant(value)
         assert array is not None
         longer = np.concatenate([array, np.full(more, fill, array.dtype)])
-        return self.initializers.add((value and value.name) or "parameter", longer.reshape(shape))
+        return self.initializers.add((value and value.name) or "parameter", longer)
 
     def _pointwise(
         self,
@@ -698,11 +723,15 @@ class _Work:
 
 @dataclass(frozen=True, eq=False)
 class _Reserved:
-    """The reserved rows of every layer; then their codes are `raised` and have the `step`."""
+    """The reserved rows of every layer; then their codes are `raised` and have the `step`.
+
+    `clipped`: a quantizer on the way clips them just as the skip's own one does.
+    """
 
     rows: tuple[_Rows, ...]
     raised: int
     step: float
+    clipped: bool
 
 
 @dataclass(frozen=True)
@@ -717,6 +746,28 @@ class _Adding:
     def weights(self) -> int:
         """Weights it has."""
         return 2 * self.channels**2
+
+
+def _check_codes(before: Grid, after: Grid, step: float, lift: int) -> None:
+    """Whether the codes of one grid come to the same codes of another by the reserved rows as by
+    the skip's own quantizer, in float32: a ratio of steps may put many of them half way between.
+
+    Raises:
+        Refused: they do not, or the grid is not the same for all channels.
+    """
+    if not before.per_tensor or before.codes:
+        raise Refused("activation-grid", "what the skip's quantizer reads has no one scale")
+    one, other = np.float32(after.scale), np.float32(step)
+    x = before.real(np.arange(before.low, before.high + 1)).astype(np.float32)
+    wanted = np.clip(np.rint(x / one), after.low, after.high)
+    row, bias = np.float32(step / float(after.scale)), np.float32(step * lift)
+    got = np.clip(np.rint((x * row + bias) / other) - lift, after.low, after.high)
+    if not np.array_equal(wanted, got):
+        raise Refused(
+            "rounding",
+            "codes lie half way between two of the skip's quantizer, and float32 does not round "
+            "all of them alike",
+        )
 
 
 def _beside(weight: Array, merged: Array, tap: tuple[int, ...]) -> Array:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from hwmodel.simulate import Network
-
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "finn_resnet50.py"
-
-
-def benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("finn_resnet50", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from tests.support.benchmarks import benchmark
 
 
 def test_both_files_are_of_this_design(shared: Path) -> None:
-    module = benchmark()
+    module = benchmark("finn_resnet50")
     entries = json.loads((shared / module.SHIPPED.relative_to(module.SHARED)).read_text())
     found = module.configuration(module.SHIPPED)
     for name, entry in found.items():  # FINN says each depth twice
@@ -41,7 +27,7 @@ def test_both_files_are_of_this_design(shared: Path) -> None:
 
 @pytest.mark.slow
 def test_every_skip_is_within_half_a_percent_of_finns(shared: Path) -> None:
-    module = benchmark()
+    module = benchmark("finn_resnet50")
     design = module.ResNet50(module.configuration(module.SHIPPED)).design()
     frame = np.array([stream.words for stream in design.streams])
     run = Network(design).run(frame, frames=2, fed=2)

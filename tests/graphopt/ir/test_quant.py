@@ -200,3 +200,16 @@ def test_qlinear_operators() -> None:
     table = Model.load(net.model(pooled, TensorProto.UINT8)).analyses.get(Quantization())
     assert (float(table[total].scale), float(table[total].zero_point)) == (pytest.approx(0.3), 7)
     assert float(table[pooled].scale) == pytest.approx(0.1)
+
+
+def test_arithmetic_on_codes_is_not_that_of_the_real_numbers() -> None:
+    net = Net()
+    codes = net.op("QuantizeLinear", "x", net.constant(0.1), net.constant(0, np.int8))
+    outputs = [
+        net.op("Mul", codes, net.constant(2, np.int8)),
+        net.op("Add", codes, net.constant(2, np.int8)),
+        net.op("Add", codes, codes),
+    ]
+    table = Model.load(net.model(outputs[0], TensorProto.INT8)).analyses.get(Quantization())
+    assert codes in table
+    assert not set(outputs) & set(table)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,9 @@ from graphopt.cli.main import main
 from graphopt.ir import Model
 from graphopt.verify.numeric import Status
 from hwmodel.finn.lint import Finding, FinnLint, findings
+from tests.support.benchmarks import benchmark
 
-BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "quantized_blocks.py"
-
-
-def _benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("quantized_blocks", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-blocks = _benchmark()
+blocks = benchmark("quantized_blocks")
 X = np.random.default_rng(3).normal(size=(2, 6, 8, 8)).astype(np.float32)
 
 
@@ -141,6 +127,16 @@ def test_a_pool_that_cannot_be_a_convolution_stays() -> None:
     outcome = optimize(proto, pipeline="finn-lint{fix=true}")
     assert not outcome.changed
     assert codes(proto) == {"pool"}
+
+
+def test_a_mean_over_channels_or_batch_stays() -> None:
+    for axes, shape in (([1, 2, 3], [2, 1, 1, 1]), ([0, 2, 3], [1, 5, 1, 1])):
+        net = block()
+        x = net.relu(net.conv(net.quantized("x", signed=True), 6, 5, 3))
+        proto = fixed(net, net.op("ReduceMean", x, axes=axes, keepdims=1), shape)
+        proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+        assert not optimize(proto, pipeline="finn-lint{fix=true}").changed
+        assert codes(proto) == {"pool"}
 
 
 def test_attributes_that_are_left_out() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,21 +17,9 @@ from graphopt.ir import Model
 from graphopt.optimizer import Fate
 from graphopt.pipeline.passes import Context
 from passes.reserve_merge import QuantizedReserveMerge
+from tests.support.benchmarks import benchmark
 
-BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "quantized_blocks.py"
-
-
-def _benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("quantized_blocks", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-blocks = _benchmark()
+blocks = benchmark("quantized_blocks")
 
 
 def data(signed: bool, sizes: tuple[int, int] = (7, 9), channels: int = 6) -> np.ndarray:
@@ -178,6 +163,66 @@ def test_a_quantizer_without_room_is_refused() -> None:
     block.bits = 4
     proto = block.model(block.relu(block.op("Add", inner, source)))
     assert "no room" in refused(proto, "activation-too-narrow").reason
+
+
+def test_a_depthwise_layer_cannot_merge_a_sum() -> None:
+    net = blocks.Block(data(True), 1, 4, True)
+    source = net.quantized("x", signed=True)
+    h = net.relu(net.conv(source, 6, 6, 3))
+    total = net.op("Add", net.conv(h, 6, 6, 3, group=6), source)
+    refused(net.model(net.relu(total)), "grouped")
+
+
+@pytest.mark.parametrize("mode", ["FLOOR", "CEIL", "DOWN"])
+def test_a_quantizer_that_does_not_round_to_the_nearest_is_refused(mode: str) -> None:
+    proto = blocks.drawn("B, pointwise", 4, True, 1, data(True))
+    made = {output: node.op_type for node in proto.graph.node for output in node.output}
+    (inner,) = [
+        node
+        for node in proto.graph.node
+        if node.op_type == "Quant"
+        and made.get(node.input[0]) == "Relu"
+        and node.output[0] != proto.graph.output[0].name
+    ]
+    next(a for a in inner.attribute if a.name == "rounding_mode").s = mode.encode()
+    assert f"rounds by {mode}" in refused(proto, "rounding").reason
+
+
+@pytest.mark.parametrize("narrower", [0, 1])
+def test_a_skip_that_only_its_own_quantizer_clips_is_refused(narrower: int) -> None:
+    """The sum at full precision takes codes that the branch has room for, and more."""
+    x = data(True)
+    net = blocks.Block(x, 1, 4, True)
+    h = net.relu(net.conv("x", 6, 6, 3))
+    net.bits -= narrower
+    skip = net.quantized("x", signed=True, scale=0.2)
+    net.bits += narrower
+    total = net.op("Add", net.conv(h, 6, 6, 3), skip)
+    proto = net.model(net.relu(total))
+    if narrower:
+        refused(proto, "unequal-widths")
+    else:
+        result, _ = removed(proto)
+        np.testing.assert_allclose(blocks.exact(result, x), blocks.exact(proto, x), atol=1e-9)
+
+
+def test_a_skip_whose_codes_are_ties_of_its_own_quantizer() -> None:
+    """Every second code of x lies half way between two of the skip's; float32 has to agree."""
+    x = data(True)
+    outcomes = set()
+    for scale in (0.1, 0.13, 0.17, 0.29, 0.31, 0.37):
+        net = blocks.Block(x, 1, 4, True)
+        source = net.quantized("x", signed=True, scale=scale)
+        inner = net.quantized(blocks._branch(net, source, 6, 6, 1), signed=True, scale=2 * scale)
+        skip = net.quantized(source, signed=True, scale=2 * scale)
+        proto = net.model(net.relu(net.op("Add", inner, skip)))
+        model = Model.load(proto)
+        found = QuantizedReserveMerge(when="possible").run(model, Context())
+        if found.rewrites:
+            np.testing.assert_array_equal(compute(model.to_proto(), x), compute(proto, x))
+        outcomes.add(found.refusals[0].code if found.refusals else "removed")
+    assert outcomes <= {"removed", "rounding"}
+    assert "rounding" in outcomes
 
 
 def test_a_zero_point_is_refused() -> None:
