@@ -21,6 +21,7 @@ from hwmodel.kernels import (
     Concat,
     LabelSelect,
     MatrixVector,
+    Shuffle,
     VectorVector,
     WidthConverter,
     Window,
@@ -89,6 +90,8 @@ def _divided(kernel: Kernel, name: str, channels: Mapping[str, int]) -> int:
             return kernel.channels if name == "pe" else kernel.taps
         case LabelSelect():
             return kernel.labels
+        case Shuffle():
+            return kernel.innermost
         case Concat():
             return math.gcd(*kernel.channels)
         case ChannelPadding():

@@ -130,6 +130,12 @@ def _(kernel: k.Upsample, output: Any) -> Any:
 
 
 @need.register
+def _(kernel: k.Shuffle, output: Any) -> Any:
+    words = kernel.page // kernel.simd
+    return (_index(output) // words + 1) * words
+
+
+@need.register
 def _(kernel: k.Downsample, output: Any) -> Any:
     fold = kernel.channels // kernel.simd
     pixel, word = np.divmod(_index(output), fold)

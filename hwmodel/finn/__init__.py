@@ -7,6 +7,11 @@
 | `graph` | designs from FINN's hardware graphs |
 | `config` | folding and FIFO JSON |
 | `names` | the names and numbers that FINN gives |
+| `lint` | what FINN will stumble over |
+| `bridge` | FINN in an environment of its own, run to its estimates |
+| `build` | FINN's build as a script, and the steps in which it asks graphopt |
+| `package` | model, JSON files and that script in a folder |
+| `transformation` | our passes as a qonnx Transformation |
 """
 
 from hwmodel.finn.config import Folding, apply, fifo_json, folding_json, read_fifos, read_folding

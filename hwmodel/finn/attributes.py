@@ -43,6 +43,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = MappingProxyType(
         k.GlobalPool: {"PE": "pe"},
         k.Upsample: {"SIMD": "simd"},
         k.LabelSelect: {"PE": "pe"},
+        k.Shuffle: {"SIMD": "simd"},
         k.WidthConverter: {},
     }
 )
@@ -86,6 +87,8 @@ def op_type(kernel: Kernel, dialect: Dialect = "finn-plus") -> str:
         case k.Join():
             function = {"absdiff": "AbsDiff"}.get(kernel.function, kernel.function.capitalize())
             return f"Elementwise{function}_hls"
+        case k.Shuffle():
+            return "InnerShuffle_rtl" if kernel.inner else "OuterShuffle_hls"
         case k.WidthConverter():
             same = kernel.into == kernel.out_of
             return "Reshape_rtl" if same else "StreamingDataWidthConverter_rtl"
@@ -217,6 +220,8 @@ def _divisions(kernel: Kernel) -> list[tuple[str, int, int]]:
             return [("SIMD", kernel.pe, channels) for channels in kernel.channels]
         case k.LabelSelect():
             return [("PE", kernel.pe, kernel.labels)]
+        case k.Shuffle():
+            return [("SIMD", kernel.simd, kernel.innermost)]
         case k.WidthConverter():
             return [("PE", width, kernel.elements) for width in (kernel.into, kernel.out_of)]
     return []

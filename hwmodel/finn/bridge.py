@@ -32,6 +32,9 @@ _PINS = (
     "cmake>=4.0.3,<4.1 brevitas==0.13.4 onnx-graphsurgeon==0.6.1 networkx"
 ).split()
 
+SCRIPT = Path(__file__).with_name("build.py")
+"""Runs in FINN's environment, on a configuration."""
+
 _STEP = re.compile(r"Running step: (\S+)")
 _ERROR = re.compile(r"^\[[^\]]*\](?:ERROR|CRITICAL):(.*)$", re.M)
 
@@ -73,6 +76,18 @@ def environment() -> Path:
     return Path(given) if given else Path(home) / "graphopt" / "finn"
 
 
+def interpreter() -> Path:
+    """Python of FINN's environment.
+
+    Raises:
+        FinnError: it is not there.
+    """
+    python = environment() / "bin" / "python"
+    if not python.is_file():
+        raise FinnError(f"FINN is not set up in {environment()}: run `graphopt finn setup`.")
+    return python
+
+
 def setup(folder: Path, report: Callable[[str], None]) -> None:
     """Makes the environment: torch first, then what is pinned, then finn-plus without its pins.
 
@@ -94,6 +109,32 @@ def setup(folder: Path, report: Callable[[str], None]) -> None:
             raise FinnError(f"setting FINN up failed at {text}: {said[-1]}")
 
 
+def configuration(
+    model: Path,
+    output: Path,
+    *,
+    board: str,
+    clock_mhz: float,
+    fps: int | None,
+    sizing: str | None,
+) -> dict[str, object]:
+    """What `build.py` reads; its paths start from the folder of the configuration.
+
+    Args:
+        sizing: how graphopt finds FIFO depths; None: FINN's steps alone.
+    """
+    return {
+        "model": str(model),
+        "output": str(output),
+        "board": board,
+        "clock_mhz": clock_mhz,
+        "fps": fps,
+        "until": "estimates",
+        "graphopt": None if sizing is None else [sys.executable, "-P", "-m", "graphopt"],
+        "sizing": sizing,
+    }
+
+
 def estimate(
     model: Path,
     folder: Path,
@@ -102,6 +143,7 @@ def estimate(
     clock_mhz: float = 100.0,
     fps: int | None = None,
     limit: float = 600.0,
+    sizing: str | None = None,
 ) -> Accepted:
     """Runs FINN's stock estimate-only steps on a model.
 
@@ -112,19 +154,23 @@ def estimate(
         clock_mhz: clock.
         fps: frames a second that FINN folds for; default: no folding.
         limit: seconds after which FINN is stopped; streamlining can loop for ever.
+        sizing: how graphopt finds FIFO depths: it then folds FINN's graph and sizes its FIFOs
+            (`build.fold`, `build.size_fifos`), and what it said is in `folder`/graphopt. None:
+            the stock steps alone.
 
     Raises:
         FinnError: FINN's environment is not there.
     """
-    python = environment() / "bin" / "python"
-    if not python.is_file():
-        raise FinnError(f"FINN is not set up in {environment()}: run `graphopt finn setup`.")
+    python = interpreter()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "build_dataflow.log"
     log.unlink(missing_ok=True)
-    script = Path(__file__).with_name("front_end.py")
-    command = [str(python), str(script), str(model.resolve()), str(folder.resolve()), board]
-    command += [str(1000 / clock_mhz), *([str(fps)] if fps else [])]
+    config = folder / "build.json"
+    content = configuration(
+        model.resolve(), Path(), board=board, clock_mhz=clock_mhz, fps=fps, sizing=sizing
+    )
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    command = [str(python), str(SCRIPT), str(config.resolve())]
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -152,6 +198,20 @@ def estimate(
         late or (errors[-1] if errors else "") or fallen or (lines[-1] if lines else "it stopped")
     )
     return Accepted(step, reason, seconds=seconds)
+
+
+def answers(folder: Path) -> dict[str, Path]:
+    """What graphopt answered during a build with `sizing`: folding.json and fifos.json by name."""
+    made = folder / "graphopt"
+    return {
+        "folding.json": made / "folding" / "folding.json",
+        "fifos.json": made / "fifos" / "fifos.json",
+    }
+
+
+def with_fifos(folder: Path) -> Path:
+    """FINN's graph of such a build, with converters and FIFOs, whose depths FINN has applied."""
+    return folder / "graphopt" / "with_fifos.onnx"
 
 
 def _reports(folder: Path, step: str, seconds: float) -> Accepted:

@@ -115,6 +115,7 @@ def cycles(kernel: Kernel) -> int:
 @cycles.register(k.Pool)
 @cycles.register(k.GlobalPool)
 @cycles.register(k.Upsample)
+@cycles.register(k.Shuffle)
 def _(kernel: Kernel) -> int:
     return kernel.cycles
 
@@ -195,6 +196,7 @@ def resources(kernel: Kernel, *, dsp: Dsp = "DSP48E2") -> Estimated:
 @resources.register(k.GlobalPool)
 @resources.register(k.Upsample)
 @resources.register(k.LabelSelect)
+@resources.register(k.Shuffle)
 def _(kernel: Kernel, *, dsp: Dsp = "DSP48E2") -> Estimated:
     return Estimated()
 

@@ -30,6 +30,7 @@ FINN_NAME = re.compile(
     r"(MVAU|VVAU|Thresholding|ConvolutionInputGenerator|FMPadding|DuplicateStreams|AddStreams|"
     r"StreamingEltwise|Elementwise[A-Za-z]+|Pool|StreamingMaxPool|GlobalAccPool|LabelSelect|"
     r"ChannelwiseOp|DownSampler|UpsampleNearestNeighbour|StreamingConcat|Reshape|Squeeze|Unsqueeze|"
+    r"Shuffle|InnerShuffle|OuterShuffle|"
     r"StreamingDataWidthConverter)(_Batch)?(_hls|_rtl)?_\d+(_narrow)?"
 )
 """A name that FINN has given."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import lcm, prod
+from math import gcd, lcm, prod
 from typing import TypeAlias
 
 import onnx_ir
@@ -525,6 +525,26 @@ def _label_select(draft: Draft) -> Kernel:
     )
 
 
+def _shuffle(draft: Draft) -> Kernel:
+    """A whole transposition before it is decomposed, or one of its parts.
+
+    An InnerShuffle has pages of its two innermost axes; of the others the whole frame is a page,
+    which is more than an OuterShuffle waits for.
+    """
+    shape = draft.wholes("transpose_in_shape")
+    inner = draft.operator == "InnerShuffle"
+    last = shape[-2] if inner else draft.wholes("out_shape")[-1]
+    return k.Shuffle(
+        name=draft.name,
+        elements=prod(shape),
+        page=prod(shape[-2:]) if inner else prod(shape),
+        innermost=gcd(draft.wholes("in_shape")[-1], shape[-1], last),
+        element=draft.type("data_type"),
+        simd=draft.whole("SIMD", 1),
+        inner=draft.operator != "OuterShuffle",
+    )
+
+
 def _wire(draft: Draft) -> Kernel:
     element = draft.type("dtype") if draft.has("dtype") else draft.type("inp_dtype")
     pe = draft.whole("PE", 1)
@@ -579,6 +599,7 @@ _KERNELS: dict[str, _Factory] = {
     "GlobalAccPool": _global_pool,
     "UpsampleNearestNeighbour": _upsample,
     "LabelSelect": _label_select,
+    **dict.fromkeys(("Shuffle", "InnerShuffle", "OuterShuffle"), _shuffle),
     "Reshape": _wire,
     "Squeeze": _wire,
     "Unsqueeze": _wire,

@@ -1,4 +1,4 @@
-"""Kernels that only move words: widths, forks and joins."""
+"""Kernels that only move words: widths, forks, joins, and other orders."""
 
 from __future__ import annotations
 
@@ -123,3 +123,37 @@ class Concat:
     @property
     def cycles(self) -> int:
         return self.outputs[0].words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shuffle:
+    """Gives the elements of each page in another order (FINN: InnerShuffle, OuterShuffle).
+
+    Attributes:
+        elements: in a frame.
+        page: elements that are read before the first of them leaves.
+        innermost: what SIMD divides: elements that lie together on both sides.
+        inner: whether it transposes the two innermost axes (RTL, two pages); else it moves others
+            (HLS, one buffer).
+    """
+
+    name: str
+    elements: int
+    page: int
+    innermost: int
+    element: DataType
+    simd: int = 1
+    inner: bool = True
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (Port(self.element, self.simd, self.elements // self.simd),)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return self.inputs
+
+    @property
+    def cycles(self) -> int:
+        """As get_exp_cycles of inner_shuffle.py: in, out, and a page that is waited for."""
+        return (2 * self.elements + self.page) // self.simd

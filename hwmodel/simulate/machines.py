@@ -224,6 +224,13 @@ def _(kernel: k.Upsample) -> Machine:
 
 
 @machine.register
+def _(kernel: k.Shuffle) -> Machine:
+    # One page at a time: two of them, where the hardware has them, hide half of it.
+    words = kernel.page // kernel.simd
+    return Machine(BATCH, (words, words))
+
+
+@machine.register
 def _(kernel: k.Pool) -> Machine:
     taps = kernel.kernel[0] * kernel.kernel[1]
     return Machine(PICK, (1, taps, 1, taps, taps - 1, 1))

@@ -94,6 +94,14 @@ def in_blocks(kind: str, depth: int, width: int, on: Fabric) -> Resources:
     return Resources(bram18=block_rams(depth, width, on))
 
 
+def memory(style: str, depth: int, width: int, on: Fabric) -> Resources:
+    """A memory with one port for each direction, in what `memory_kind` says."""
+    kind = memory_kind(style, depth, width, on)
+    return (
+        dual_port(depth, width, on) if kind == "distributed" else in_blocks(kind, depth, width, on)
+    )
+
+
 def selector(ways: int) -> int:
     """LUTs that select one bit of `ways`: 4 a LUT, four such LUTs joined by MUXF7 and MUXF8."""
     if ways <= 1:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from hwmodel.kernels import Concat, Fork, Join, WidthConverter
+from dataclasses import replace
+
+from hwmodel.kernels import Concat, Fork, Join, Shuffle, WidthConverter
 from hwmodel.resources import Resources
-from hwmodel.streaming.fabric import bits
+from hwmodel.streaming.fabric import bits, memory
 from hwmodel.streaming.terms import Part, Terms, terms
 
 
@@ -58,6 +60,15 @@ def _concat(kernel: Concat, part: Part) -> Terms:
     width = kernel.pe * kernel.element.bits
     ways = len(kernel.channels)
     return _streaming(kernel.cycles, width * (ways + 1), width * -(-ways // 2))
+
+
+@terms.register
+def _shuffle(kernel: Shuffle, part: Part) -> Terms:
+    """Two pages (inner_shuffle.sv), or the one buffer of HLS; not fitted."""
+    width = kernel.simd * kernel.element.bits
+    pages = memory("auto", (1 + kernel.inner) * kernel.page // kernel.simd, width, part.fabric)
+    control = _streaming(kernel.cycles, 2 * width, 0)
+    return replace(control, known=control.known + pages)
 
 
 def _streaming(cycles: int, registered: int, operation: int) -> Terms:

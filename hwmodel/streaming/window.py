@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from hwmodel.kernels import ChannelPadding, Downsample, Padding, Window
 from hwmodel.resources import Resources
-from hwmodel.streaming.fabric import (
-    bits,
-    bytewise,
-    dual_port,
-    in_blocks,
-    memory_kind,
-    shift_register,
-)
+from hwmodel.streaming.fabric import bits, bytewise, memory, shift_register
 from hwmodel.streaming.terms import Part, Terms, terms
 
 
@@ -56,7 +49,7 @@ def _default(kernel: Window, part: Part) -> Terms:
         + _counters(kernel.out_height, kernel.out_width, *inner)
         + 6  # state of the controller, three flags
     )
-    buffer = _memory(kernel.ram_style, depth, width, part)
+    buffer = memory(kernel.ram_style, depth, width, part.fabric)
     return Terms(
         "Window",
         buffer + Resources(ff=steering + width),
@@ -75,7 +68,7 @@ def _parallel(kernel: Window, part: Part) -> Terms:
     between = shift_register(gap, width) * (high * (wide - 1)) if gap else Resources()
     lines = Resources()
     if line and high > 1:
-        lines = _memory(kernel.ram_style, line, width, part) * (high - 1)
+        lines = memory(kernel.ram_style, line, width, part.fabric) * (high - 1)
         lines += Resources(ff=width * (high - 1))
     steering = (
         2 * (bits(kernel.height * kernel.width * kernel.fold) + 1)
@@ -123,10 +116,3 @@ def _channel_padding(kernel: ChannelPadding, part: Part) -> Terms:
         lut={"base": 1, "word": word, "counter": counter},
         fitted=False,
     )
-
-
-def _memory(style: str, depth: int, width: int, part: Part) -> Resources:
-    kind = memory_kind(style, depth, width, part.fabric)
-    if kind == "distributed":
-        return dual_port(depth, width, part.fabric)
-    return in_blocks(kind, depth, width, part.fabric)

@@ -232,11 +232,11 @@ def test_export_for_finn(tmp_path: Path, dialect: str) -> None:
         "--sizing", "bounds", "--dialect", dialect,
     )  # fmt: skip
     assert code == 0
-    folding = json.loads((tmp_path / "out" / "digits_mobilenetv2.folding.json").read_text())
+    folding = json.loads((tmp_path / "out" / "folding.json").read_text())
     assert folding["Defaults"] == {}
     assert any("PE" in entry for entry in folding.values())
     if dialect == "finn-plus":
-        fifos = json.loads((tmp_path / "out" / "digits_mobilenetv2.fifos.json").read_text())
+        fifos = json.loads((tmp_path / "out" / "fifos.json").read_text())
         assert max(fifos["fifo_depths"].values()) > 2
     else:
         assert any(name.startswith("StreamingFIFO") for name in folding)

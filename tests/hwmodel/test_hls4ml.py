@@ -177,7 +177,7 @@ def test_a_configuration_of_an_onnx_model(tmp_path: Path) -> None:
              "--sizing", "bounds"]
         )  # fmt: skip
     assert not left.value.code
-    written = json.loads((tmp_path / "digits_mobilenetv2.hls4ml.json").read_text())
+    written = json.loads((tmp_path / "hls4ml.json").read_text())
     assert written["Model"]["Precision"] == "fixed<16,6>"
     design = sized(design_of(DIGITS, bits="w8a8")).design
     assert written == hls4ml.configuration(design)

@@ -23,6 +23,7 @@ from hwmodel.kernels import (
     MaxPool,
     Padding,
     Pool,
+    Shuffle,
     Upsample,
     Window,
 )
@@ -150,6 +151,10 @@ def test_runs_are_repeatable_and_do_not_touch_the_network() -> None:
         (
             Upsample(name="k", height=3, width=5, channels=2, scale=2, element=BYTE),
             Port(BYTE, 1, 30),
+        ),
+        (
+            Shuffle(name="k", elements=48, page=24, innermost=2, simd=2, element=BYTE),
+            Port(BYTE, 2, 24),
         ),
         (LabelSelect(name="k", labels=10, k=3, input=BYTE, output=BYTE), Port(BYTE, 1, 10)),
         (

@@ -26,6 +26,7 @@ from hwmodel.kernels import (
     MaxPool,
     Padding,
     Pool,
+    Shuffle,
     Threshold,
     Upsample,
     VectorVector,
@@ -101,6 +102,8 @@ OTHERS: tuple[Kernel, ...] = (
     Join(name="k", elements=256, pe=4, operands=(U4, U4), output=integer(5, signed=False)),
     MaxPool(name="k", height=8, width=8, channels=16, kernel=(2, 2), element=U4),
     Pool(name="k", channels=16, kernel=(3, 3), vectors=16, function="MaxPool", input=U4, output=U4),
+    Shuffle(name="k", elements=1024, page=512, innermost=4, element=U4),
+    Shuffle(name="k", elements=1 << 14, page=1 << 14, innermost=4, element=U4, inner=False),
     Upsample(name="k", height=8, width=8, channels=16, scale=2, element=U4),
     VectorVector(name="k", channels=32, kernel=(3, 3), pe=4, input=U4, weight=S4),
 )

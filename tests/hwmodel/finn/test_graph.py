@@ -246,6 +246,36 @@ def test_other_layers() -> None:
     assert label.output.name == "UINT2"
 
 
+def test_shuffles() -> None:
+    """A transposition is one node, until FINN takes it apart."""
+    shape = {"in_shape": [1, 4, 4, 8], "data_type": "INT8", "SIMD": 2}
+    turned = {"perm": [0, 3, 1, 2], "out_shape": [1, 8, 4, 4], "transpose_in_shape": [1, 4, 4, 8]}
+    parts = {"in_shape": [1, 16, 8], "transpose_in_shape": [1, 16, 8], "data_type": "INT8"}
+    model = graphs.model(
+        [
+            graphs.node("Shuffle", "x", "a", **shape, **turned, transpose_out_shape=[1, 8, 4, 4]),
+            graphs.node("InnerShuffle_rtl", "a", "b", **parts, SIMD=4),
+            graphs.node(
+                "OuterShuffle_hls", "b", "c", **shape, perm=[0, 2, 1, 3],
+                out_shape=[1, 4, 4, 8], transpose_in_shape=[1, 4, 4, 8],
+            ),
+        ],
+        (1, 4, 4, 8),
+    )  # fmt: skip
+    design = finn.read(model)
+    whole, inner, outer = (design.kernel[name] for name in "abc")
+    assert isinstance(whole, k.Shuffle)
+    assert isinstance(outer, k.Shuffle)
+    assert (whole.innermost, outer.innermost) == (4, 8)
+    assert [kernel.inputs[0].words for kernel in (whole, inner, outer)] == [64, 32, 64]
+    assert finn.cycles(inner) == 2 * 32 + 32  # inner_shuffle.py: get_exp_cycles
+    assert finn.finn_names(design).kernels["c"] == "OuterShuffle_hls_0"
+    wider = finn.apply(design, {"b": {"SIMD": 8}})
+    assert wider.kernel["b"].inputs[0].words == 16
+    with pytest.raises(GraphoptError, match="SIMD"):
+        finn.apply(design, {"a": {"SIMD": 8}})
+
+
 def test_depthwise_pool_and_concat() -> None:
     model = graphs.model(
         [
