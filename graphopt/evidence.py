@@ -31,6 +31,11 @@ class Exactness(enum.Enum):
     NEEDS_RETRAINING = "needs-retraining"
     """Not equal: the network must be trained again."""
 
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether the results must come out equal, but for rounding noise."""
+        return self not in (Exactness.BOUNDED, Exactness.NEEDS_RETRAINING)
+
     def weakest(self, other: Exactness) -> Exactness:
         """The class of a rewrite made of a part of this class and a part of the other."""
         order = list(Exactness)

@@ -16,7 +16,7 @@ from graphopt.ir.layers import data_tensors
 from graphopt.ir.model import Model
 from graphopt.verify.inputs import Case, cases
 from graphopt.verify.runtime import CannotRun, runner
-from graphopt.verify.tolerance import allowed, disturbed
+from graphopt.verify.tolerance import SPREAD, allowed, disturbed, quantizes
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
@@ -41,6 +41,8 @@ class Status(enum.Enum):
     """No runtime on this machine executes the model."""
     RETRAIN = "needs retraining"
     """A pass changed what the model computes, and says so: equal outputs are not to be expected."""
+    BOUNDED = "approximate"
+    """A pass changed it within bounds that it states."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,10 @@ def compare(
         progress: called with a sentence and a share between 0 and 1.
 
     Returns:
-        The verdict. Integer and boolean tensors must agree exactly, float ones within the
-        tolerance of `tolerance.allowed`; NaN and infinities must stand in the same places. Where
-        the outputs do not depend on the input, inner tensors are compared before giving up.
+        The verdict. Integer and boolean tensors must agree exactly, but where rounding noise moves
+        codes of quantizers; float ones within the tolerance of `tolerance.allowed`; NaN and
+        infinities must stand in the same places. Where the outputs do not depend on the input,
+        inner tensors are compared before giving up.
     """
     if fingerprint(before) == fingerprint(after):
         return Verification(Status.UNCHANGED, "the graph and its weights are the same")
@@ -126,9 +129,14 @@ def compare(
     return found
 
 
-def waived(found: Verification, passes: Sequence[str]) -> Verification:
+def waived(found: Verification, passes: Sequence[str], *, retrain: bool) -> Verification:
     """The verdict where `passes` changed on purpose what the model computes: a comparison proves
     nothing then, but a model that does not run, or has other inputs or outputs, is still wrong.
+
+    Args:
+        found: the comparison.
+        passes: names of the passes.
+        retrain: whether the model must be trained again; else the evidence states bounds.
     """
     if found.status is Status.DIFFERENT and not found.errors:
         return found
@@ -137,8 +145,10 @@ def waived(found: Verification, passes: Sequence[str]) -> Verification:
         reason += (
             f" ('{found.worst.tensor}' by up to {found.worst.relative:.2g} of its largest value)"
         )
-    reason += ", so no comparison proves it: train it again and measure the accuracy"
-    return replace(found, status=Status.RETRAIN, reason=reason)
+    cure = "train it again and measure" if retrain else "the report states the bounds: measure"
+    reason += f", so no comparison proves it; {cure} the accuracy"
+    status = Status.RETRAIN if retrain else Status.BOUNDED
+    return replace(found, status=status, reason=reason)
 
 
 def _common(before: Model, after: Model) -> list[str]:
@@ -160,8 +170,12 @@ def _run(
     progress: Progress,
 ) -> Verification:
     try:
-        models = (before, after, disturbed(before), disturbed(after))
-        old, new, old_noisy, new_noisy = (runner(model, probes) for model in models)
+        signs = (1, -1) if quantizes(before) else (1,)
+        old, new = (runner(model, probes) for model in (before, after))
+        old_noisy, new_noisy = (
+            [runner(disturbed(model, sign=sign), probes) for sign in signs]
+            for model in (before, after)
+        )
     except CannotRun as error:
         return Verification(Status.NOT_RUN, str(error))
     outputs = {value.name for value in before.graph.outputs if value.name}
@@ -175,34 +189,44 @@ def _run(
             break
         progress(f"comparing on {case.name}", number / len(plan))
         try:
-            expected, disturbed_old = old.run(case.feeds), old_noisy.run(case.feeds)
+            expected = old.run(case.feeds)
+            disturbed_old = [one.run(case.feeds) for one in old_noisy]
         except CannotRun as error:
             refused = str(error)
             continue
         try:
-            found, disturbed_new = new.run(case.feeds), new_noisy.run(case.feeds)
+            found = new.run(case.feeds)
+            disturbed_new = [one.run(case.feeds) for one in new_noisy]
         except CannotRun as error:
             return Verification(Status.DIFFERENT, f"on {case.name} the new model fails: {error}")
         done.append(case.name)
         for name, array in expected.items():
             tally = tallies.setdefault(name, _Tally(name, name not in outputs))
-            noise = max(
-                _change(array, disturbed_old.get(name)),
-                _change(found.get(name), disturbed_new.get(name)),
-            )
+            changes = [_change(array, run.get(name)) for run in disturbed_old]
+            changes += [_change(found.get(name), run.get(name)) for run in disturbed_new]
+            noise = _Change(max(c.size for c in changes), max(c.count for c in changes))
             tally.add(case, array, found.get(name), noise)
     if not done:
         return Verification(Status.NOT_RUN, f"the original runs on none of the inputs: {refused}")
     return _verdict(tuple(tallies.values()), tuple(done))
 
 
-def _change(array: Array | None, other: Array | None) -> float:
-    """Largest difference between two runs of one float tensor, where both are finite."""
-    if array is None or other is None or array.dtype.kind not in "fV" or array.shape != other.shape:
-        return 0.0
+@dataclass(frozen=True)
+class _Change:
+    """How two runs of one tensor differ: by how much at most, and in how many places."""
+
+    size: float = 0.0
+    count: int = 0
+
+
+def _change(array: Array | None, other: Array | None) -> _Change:
+    """The difference between two runs of one tensor, where both are finite."""
+    if array is None or other is None or array.dtype.kind in "bOSU" or array.shape != other.shape:
+        return _Change()
     x, y = array.astype(np.float64), other.astype(np.float64)
     both = np.isfinite(x) & np.isfinite(y)
-    return float(np.abs(x[both] - y[both]).max(initial=0.0))
+    off = np.abs(x[both] - y[both])
+    return _Change(float(off.max(initial=0.0)), int(np.count_nonzero(off)))
 
 
 def _verdict(tallies: Sequence[_Tally], done: tuple[str, ...]) -> Verification:
@@ -240,7 +264,7 @@ class _Tally:
     varied: bool = False
     audible: bool = False
 
-    def add(self, case: Case, a: Array, b: Array | None, noise: float) -> None:
+    def add(self, case: Case, a: Array, b: Array | None, noise: _Change) -> None:
         """Compares the tensor on one input: the original's `a` with the new model's `b`, given the
         rounding noise in it.
         """
@@ -252,10 +276,11 @@ class _Tally:
             self.moved = self.seen.setdefault(a.shape, a.tobytes()) != a.tobytes()
         if a.dtype.kind not in "fV":
             self.varied, self.audible = self.varied or a.size > 0, True
-            if not np.array_equal(a, b):
-                self._fail(
-                    case, f"{int((a != b).sum())} of {a.size} values of '{self.name}' differ"
-                )
+            off = _change(a, b) if a.dtype.kind in "iu" else _Change(np.inf, int((a != b).sum()))
+            if off.count and (
+                off.size > SPREAD * noise.size or off.count > max(1, SPREAD * noise.count)
+            ):
+                self._fail(case, f"{off.count} of {a.size} values of '{self.name}' differ")
             return
         x, y = a.astype(np.float64), b.astype(np.float64)
         finite = np.isfinite(x)
@@ -265,7 +290,7 @@ class _Tally:
             self._fail(case, f"NaN or infinite values of '{self.name}' stand in other places")
             return
         if finite.any():
-            self._compare(case, a.dtype, x[finite], y[finite], noise)
+            self._compare(case, a.dtype, x[finite], y[finite], noise.size)
 
     def _compare(self, case: Case, dtype: Any, x: Array, y: Array, noise: float) -> None:
         size = float(np.abs(x).max()) or 1.0
@@ -294,7 +319,7 @@ class _Tally:
         worst = self.worst
         if worst is None:
             size = np.inf if self.failed else 0.0
-            return OutputError(self.name, size, size, 0.0, 0.0, "", telling, self.inner)
+            return OutputError(self.name, size, size, 0.0, 0.0, "every input", telling, self.inner)
         return OutputError(**{**vars(worst), "telling": telling})
 
 

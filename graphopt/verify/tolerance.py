@@ -9,6 +9,10 @@ disturbed by u sqrt(n) at random, and the change of an output is the size of the
 there. Done for both models, the noisier one counts: a rewrite may carry a tensor beside a large
 constant, which costs digits. So the tolerance follows the depth, the length and the size of the
 sums, and where a sum cancels it knows.
+
+A quantizer rounds, so noise either does nothing to its codes or moves one by a whole step: where a
+number lies half way between two. So the steps of quantizers are disturbed too, once up and once
+down, and integers may differ as far, and in as many places, as they do for that.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ FLOOR = 16.0
 """Unit roundoffs, relative to the largest output, that are always granted."""
 
 _ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_ROUNDINGS = 4.0
+"""Roundings on the way of a number through a quantizer."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 
 
@@ -42,9 +48,23 @@ def roundoff(dtype: Any) -> float:
     return _ROUNDOFF.get(str(np.dtype(dtype)), _ROUNDOFF["float32"])
 
 
-def disturbed(model: Model, seed: int = 0) -> Model:
+def quantizes(model: Model) -> bool:
+    """Whether the model rounds to integers, so that noise moves whole steps."""
+    return any(_is_quantizer(node) for node in model.graph)
+
+
+def _is_quantizer(node: onnx_ir.Node) -> bool:
+    return node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear")
+
+
+def disturbed(model: Model, seed: int = 0, sign: int = 1) -> Model:
     """A copy whose weights are off by u sqrt(n), n being the number of terms in the sums that each
-    takes part in.
+    takes part in, and whose quantizers have steps that are off by a few u.
+
+    Args:
+        model: the model.
+        seed: of the noise.
+        sign: 1, or -1 for the same noise the other way.
     """
     copy = model.clone()
     rng = np.random.default_rng(seed)
@@ -53,15 +73,16 @@ def disturbed(model: Model, seed: int = 0) -> Model:
         for layer in model.analyses.get(Layers(fuse=False))
     }
     for number, node in enumerate(copy.graph):
-        if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx"):
+        weighted = node.op_type in _WEIGHTED and node.domain in ("", "ai.onnx")
+        if not weighted and not _is_quantizer(node):
             continue
         for index, value in enumerate(node.inputs):
             array = _weight(value)
             if array is None or array.dtype.kind not in "fV" or array.size == 0:
                 continue
             terms = lengths.get(node_label(node), 1) if index == 1 else 1
-            step = roundoff(array.dtype) * math.sqrt(terms)
-            noise = (1 + step * rng.standard_normal(array.shape)).astype(np.float64)
+            step = roundoff(array.dtype) * (math.sqrt(terms) if weighted else _ROUNDINGS)
+            noise = (1 + sign * step * rng.standard_normal(array.shape)).astype(np.float64)
             node.replace_input_with(
                 index,
                 _initializer(

@@ -34,10 +34,11 @@ from graphopt.ir.quant import Grid, GridTable, Quantization, limits
 from graphopt.ir.shapes import Shapes, ShapeTable
 from graphopt.pipeline.passes import Context, PassResult
 from graphopt.skips import Skip
-from passes.linear import Initializers, Linear, replace_output
+from passes.linear import Initializers, replace_output
 from passes.refused import Refused
-from passes.reserve_merge import lattice
-from passes.reserve_merge.quantized_layers import Layer, OnlyQuantizer, chain
+from passes.reserve_merge import integer, lattice
+from passes.reserve_merge.integer_layers import is_integer
+from passes.reserve_merge.quantized_layers import Layer, OnlyQuantizer, at_tap, chain, tap_of
 from passes.skip_detection import Skips
 
 Array = npt.NDArray[Any]
@@ -54,7 +55,7 @@ _NEAREST = (*_HALF_EVEN, "HALF_UP", "HALF_DOWN")
 
 @dataclass(frozen=True)
 class QuantizedReserveMerge:
-    """Removes residual joins of QONNX graphs, so that every code stays what it was.
+    """Removes joins of QONNX, QDQ and QLinear graphs, so that every code stays what it was.
 
     Attributes:
         when: `worth` keeps a skip where the result costs more on the target; `possible` removes
@@ -63,6 +64,8 @@ class QuantizedReserveMerge:
             quantizer's place: `model` does as the quantizer says, `half-up` as FINN does when it
             makes thresholds of it.
         limit: the largest factor m that the lattice merge tries: weights grow by its bits.
+        integer_limit: the largest weight with which QDQ and QLinear codes are added; up to 127 a
+            QLinearConv takes it.
         approximate: where no m makes all codes agree, take the one with the fewest that do not, and
             say how many.
     """
@@ -73,6 +76,7 @@ class QuantizedReserveMerge:
     when: Literal["worth", "possible"] = "worth"
     rounding: Literal["model", "half-up"] = "model"
     limit: int = 1024
+    integer_limit: int = 32767
     approximate: bool = False
 
     def run(self, model: Model, context: Context) -> PassResult:
@@ -84,11 +88,16 @@ class QuantizedReserveMerge:
         for number, skip in enumerate(skips):
             context.progress(f"{self.name}: {skip.name}", number / len(skips))
             join = model.node_index().get(skip.join)
-            if join is None or not _is_quantized(join, grids):
+            if join is None:
                 continue
-            work = _Work(model, model.analyses.get(Shapes()), grids, self)
             try:
-                done = work.remove(skip, join, context)
+                if is_integer(join, grids):
+                    done = self._remove(skip, join, model, grids, context)
+                elif _is_quantized(join, grids):
+                    work = _Work(model, model.analyses.get(Shapes()), grids, self)
+                    done = work.remove(skip, join, context)
+                else:
+                    continue
             except Refused as reason:
                 chosen = reason.code == "not-worth-it"
                 region = Region(skip.name, (skip.join,))
@@ -99,6 +108,70 @@ class QuantizedReserveMerge:
             grids = model.analyses.get(Quantization())
         statistics = {"removed": len(rewrites), "kept": len(refusals)}
         return PassResult(bool(rewrites), tuple(rewrites), tuple(refusals), (), statistics)
+
+    def _remove(
+        self,
+        skip: Skip,
+        join: onnx_ir.Node,
+        model: Model,
+        grids: GridTable,
+        context: Context,
+    ) -> Rewrite:
+        """A join of integers: QDQ or QLinear.
+
+        Raises:
+            Refused: a condition does not hold.
+        """
+        fork, branch, other = _ends(skip, join, model)
+        shapes = model.analyses.get(Shapes())
+        block = integer.read(
+            join, branch, other, fork, grids, shapes,
+            limit=self.integer_limit, approximate=self.approximate,
+        )  # fmt: skip
+        before, after = block.cost(shapes)
+        self._judge(before, after, context)
+        integer.build(block, model)
+        exact = not block.addition.wrong
+        nodes = tuple(layer.label for layer in block.layers)
+        return Rewrite(
+            self.name,
+            f"reserve-merge ({'integers' if exact else 'approximate'})",
+            Region(skip.name, (*nodes, skip.join)),
+            Exactness.EXACT if exact else Exactness.BOUNDED,
+            block.facts,
+            before,
+            after,
+        )
+
+    def _judge(self, before: Cost, after: Cost, context: Context) -> None:
+        """Whether the target likes it better.
+
+        Raises:
+            Refused: it does not, and `when` asks for it.
+        """
+        verdict = context.cost.judge(before, after, context.target)
+        if self.when == "worth" and not verdict:
+            raise Refused("not-worth-it", verdict.reason)
+
+
+def _ends(
+    skip: Skip, join: onnx_ir.Node, model: Model
+) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value]:
+    """Fork, branch and skip of a join of two.
+
+    Raises:
+        Refused: it joins others, or the region has changed.
+    """
+    if len(skip.paths) != 2:
+        raise Refused("many-paths", "the join adds more than one branch and one skip")
+    fork = model.value_index().get(skip.fork)
+    if fork is None:
+        raise Refused("changed", "another rewrite has changed this region already")
+    ends = {value.name or "": value for value in join.inputs if value is not None}
+    names = (skip.branch.tensor, skip.skip.tensor)
+    if names[0] == names[1] or not set(names) <= set(ends):
+        raise Refused("many-paths", "the join takes one tensor twice")
+    return fork, ends[names[0]], ends[names[1]]
 
 
 def _is_quantized(join: onnx_ir.Node, grids: GridTable) -> bool:
@@ -167,15 +240,9 @@ class _Work:
         Raises:
             Refused: a condition does not hold.
         """
-        if len(skip.paths) != 2 or len(join.inputs) != 2 or skip.operator != "Add":
+        if len(join.inputs) != 2 or skip.operator != "Add":
             raise Refused("many-paths", "the join adds more than one branch and one skip")
-        fork = self.model.value_index().get(skip.fork)
-        if fork is None:
-            raise Refused("changed", "another rewrite has changed this region already")
-        ends = {value.name or "": value for value in join.inputs if value is not None}
-        if len(ends) != 2:
-            raise Refused("many-paths", "the join takes one tensor twice")
-        branch, other = ends[skip.branch.tensor], ends[skip.skip.tensor]
+        fork, branch, other = _ends(skip, join, self.model)
         layers = chain(branch, fork, self.shapes, self.grids)
         if not layers:
             raise Refused("no-branch", "there is no layer between the fork and the join")
@@ -183,9 +250,7 @@ class _Work:
         self._check(layers, skipped)
         rule, build, after = self._planned(layers, skipped, fork, join)
         before = _cost([*layers, *([skipped.layer] if skipped.layer else [])], self.shapes)
-        verdict = context.cost.judge(before, after, context.target)
-        if self.options.when == "worth" and not verdict:
-            raise Refused("not-worth-it", verdict.reason)
+        self.options._judge(before, after, context)
         nodes = tuple(layer.label for layer in layers)
         build()
         return Rewrite(
@@ -273,7 +338,7 @@ class _Work:
         sums = self._sums(end, middle[-1], skipped)
         ratios = np.array([one.step / one.gain for one in sums])
         signs = np.where(end.gain < 0, -1, 1)
-        tap = self._tap(end.linear)
+        tap = tap_of(end.linear, self.shapes)
         if (np.abs(ratios - np.rint(ratios)) <= _WHOLE * ratios).all() and ratios.min() >= 1:
             weights = (signs * np.rint(ratios)).astype(np.int64)
             self.facts.append(
@@ -399,21 +464,6 @@ class _Work:
         relu = len(behind) > 1
         return lattice.Quantizer(float(grid.scale), grid.low, grid.high, mode, relu)
 
-    def _tap(self, linear: Linear, offset: Sequence[int] | None = None) -> tuple[int, ...]:
-        """The tap that reads the pixel at `offset` from the output's own."""
-        tap = linear.tap(offset if offset is not None else (0,) * len(linear.kernel))
-        sizes = [
-            self.shapes[value.name or ""].shape for value in (linear.source, linear.node.outputs[0])
-        ]
-        if tap is None or not all(sizes):
-            raise Refused(
-                "padding", f"the kernel of {linear.label} does not reach the skip's pixel"
-            )
-        inside = linear.reads_inside(tap, (sizes[0] or ())[2:], (sizes[1] or ())[2:])
-        if not inside and offset is None:
-            raise Refused("padding", f"{linear.label} would read the skip's pixel from the border")
-        return tap
-
     def _rows(self, layers: Sequence[Layer], skipped: _Skipped) -> _Reserved:
         """The reserved rows of each layer."""
         made: list[_Rows] = []
@@ -444,10 +494,10 @@ class _Work:
             if number == 0 and skipped.layer is not None:
                 made.append(self._projected(layer, skipped.layer, scale / step, bias))
             else:
-                tap = self._tap(layer.linear)
+                tap = tap_of(layer.linear, self.shapes)
                 columns = layer.linear.inputs if number == 0 else count
                 codes = np.zeros((count, columns, *layer.linear.kernel), np.int64)
-                codes[_at(np.arange(count), np.arange(count), tap)] = 1
+                codes[at_tap(np.arange(count), np.arange(count), tap)] = 1
                 if number and not layer.depthwise:
                     before = np.zeros((count, layer.linear.inputs, *layer.linear.kernel), np.int64)
                     codes = np.concatenate([before, codes], axis=1)
@@ -483,9 +533,9 @@ class _Work:
                 index * dilation - pad
                 for index, dilation, pad in zip(tap, own.dilations, own.pads_begin, strict=True)
             ]
-            place = self._tap(into, offset)
-            codes[_at(slice(None), slice(None), place)] = own.weight[
-                _at(slice(None), slice(None), tap)
+            place = tap_of(into, self.shapes, offset)
+            codes[at_tap(slice(None), slice(None), place)] = own.weight[
+                at_tap(slice(None), slice(None), tap)
             ]
         codes = codes * signs.reshape(-1, *[1] * (codes.ndim - 1))
         scale = projection.scale * np.abs(projection.gain) * ratio
@@ -774,13 +824,8 @@ def _beside(weight: Array, merged: Array, tap: tuple[int, ...]) -> Array:
     """[W | N]: the weights for the old channels, and `merged` on the diagonal for the reserved."""
     count = len(weight)
     right = np.zeros((count, count, *weight.shape[2:]), np.int64)
-    right[_at(np.arange(count), np.arange(count), tap)] = merged
+    right[at_tap(np.arange(count), np.arange(count), tap)] = merged
     return np.concatenate([weight, right], axis=1)
-
-
-def _at(rows: Any, columns: Any, tap: Sequence[int]) -> Any:
-    """An index into weights: these rows and columns at one tap of the kernel."""
-    return (rows, columns, *tap)
 
 
 def _bits(codes: Array) -> int:

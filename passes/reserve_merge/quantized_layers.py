@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,29 @@ def weight_codes(value: onnx_ir.Value, grids: GridTable) -> tuple[Array, Array, 
     if unit.size not in (1, channels) or (unit.size > 1 and unit.shape[0] != channels):
         raise Refused("weight-scales", f"the weights '{value.name}' have scales along another axis")
     return codes.astype(np.int64), np.broadcast_to(unit.reshape(-1), (channels,)), bits
+
+
+def tap_of(
+    linear: Linear, shapes: ShapeTable, offset: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """The tap that reads the pixel at `offset` from the output's own; its own by default.
+
+    Raises:
+        Refused: there is none, or for its own it would reach into the padding.
+    """
+    tap = linear.tap(offset if offset is not None else (0,) * len(linear.kernel))
+    sizes = [shapes[value.name or ""].shape for value in (linear.source, linear.node.outputs[0])]
+    if tap is None or not all(sizes):
+        raise Refused("padding", f"the kernel of {linear.label} does not reach the skip's pixel")
+    inside = linear.reads_inside(tap, (sizes[0] or ())[2:], (sizes[1] or ())[2:])
+    if not inside and offset is None:
+        raise Refused("padding", f"{linear.label} would read the skip's pixel from the border")
+    return tap
+
+
+def at_tap(rows: Any, columns: Any, tap: Sequence[int]) -> Any:
+    """An index into weights: these rows and columns at one tap of the kernel."""
+    return (rows, columns, *tap)
 
 
 def _layer(nodes: list[onnx_ir.Node], shapes: ShapeTable, grids: GridTable) -> Layer:

@@ -42,3 +42,39 @@ def test_plain_network_answers_the_same(
     before, after = (predictions(m, images) for m in (outcome.original, outcome.model))
     assert int((before == labels).sum()) == correct
     assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("name", "fates", "correct", "statistics"),
+    [
+        ("mlperf_resnet8_int8_qdq_K1", ["removed", "refused", "refused"], 8699, None),
+        ("cidr_resnet8_int8_qlinear", ["removed", "refused", "refused"], 8673, IMAGENET),
+    ],
+)
+def test_integer_network_answers_the_same(
+    shared: Path,
+    name: str,
+    fates: list[str],
+    correct: int,
+    statistics: tuple[tuple[float, ...], ...] | None,
+) -> None:
+    """The identity goes; around a projection's zero point nothing exact can be done."""
+    outcome = optimize(shared / f"data/models/cifar10/{name}.onnx", preset="plain")
+    assert [one.fate.value for one in outcome.fates] == fates
+    assert [one.refusals[-1].code for one in outcome.fates[1:]] == ["zero-point"] * 2
+    raw, labels = load_test_set(shared)
+    images = normalised(raw, statistics)
+    # ONNX Runtime makes a QLinearAdd of QDQ's Add, which rounds a few sums otherwise.
+    before, after = (
+        predictions(m, images, fused="qdq" not in name) for m in (outcome.original, outcome.model)
+    )
+    assert int((before == labels).sum()) == correct
+    assert np.array_equal(before, after)
+
+
+def test_every_join_of_an_integer_mobilenet(shared: Path) -> None:
+    outcome = optimize(shared / "data/models/imagenet/mobilenetv2-12-int8.onnx", preset="plain")
+    assert [one.fate.value for one in outcome.fates] == ["removed"] * 10
+    assert outcome.verification is not None
+    assert outcome.verification.status is Status.EQUAL
+    assert max(error.absolute for error in outcome.verification.errors) == 0
