@@ -54,7 +54,12 @@ def export(
             "--estimate", help="Run FINN to its estimates; the files then have its names."
         ),
     ] = False,
-    limit: Annotated[float, typer.Option(help="Seconds after which FINN is stopped.")] = 600.0,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Run hls4ml's C++, compared with the model.")
+    ] = False,
+    limit: Annotated[
+        float, typer.Option(help="Seconds after which FINN or hls4ml is stopped.")
+    ] = 600.0,
 ) -> None:
     """Write a model, its folding, FIFO depths and a build script for FINN; or a configuration for
     hls4ml.
@@ -68,6 +73,8 @@ def export(
         raise typer.BadParameter(f"{where} is no folder.")
     if estimate and (tool is not Tool.FINN or dialect is not Dialect.FINN_PLUS):
         raise typer.BadParameter("--estimate is for finn-plus.")
+    if simulate and (tool is not Tool.HLS4ML or bits is not None):
+        raise typer.BadParameter("--simulate is for hls4ml, and a model as it is.")
     target = Target.parse(f"finn:{board}")
     loaded = Model.load(model)
     # FINN takes no float model, and a graph of its own hardware is past its front end.
@@ -103,6 +110,8 @@ def export(
         )
     for name in names:
         console.print(f"wrote {where / name}")
+    if simulate:
+        _simulated(model, where, limit)
     if not estimate:
         return
     found = bridge.estimate(
@@ -116,6 +125,17 @@ def export(
         write_text(where / name, path.read_text(encoding="utf-8"))
         console.print(f"wrote {where / name} again, with the names that FINN gave")
     _beside(found, where / "build", board, clock)
+
+
+def _simulated(model: Path, folder: Path, limit: float) -> None:
+    """hls4ml's own conversion in `folder`/project, its C++ compiled, run and compared."""
+    from hwmodel.hls4ml.bridge import report
+
+    came, lines = report(model, folder, limit=limit)
+    for line in lines:
+        out().print(line)
+    if not came:
+        raise typer.Exit(1)
 
 
 def _beside(found: Accepted, folder: Path, board: str, clock: float) -> None:

@@ -17,8 +17,8 @@ from hwmodel.fifo import deadlock_free
 from hwmodel.kernels import Concat, Fork, Join, Padding, Window
 from hwmodel.simulate import simulate
 
-DUMP = json.loads((Path(__file__).parent / "data" / "hls4ml_block.json").read_text())
-DIGITS = Path(__file__).parents[2] / "examples" / "models" / "digits_mobilenetv2.onnx"
+DUMP = json.loads((Path(__file__).parents[1] / "data" / "hls4ml_block.json").read_text())
+DIGITS = Path(__file__).parents[3] / "examples" / "models" / "digits_mobilenetv2.onnx"
 
 
 def test_the_default_is_a_map_for_every_stream_between_layers() -> None:
