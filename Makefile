@@ -56,7 +56,9 @@ $(VENV)/.runtime: $(VENV)/.created $(PINS)
 	@touch $@
 
 # torch goes first, by itself: a resolver that backtracks over it may end at another build of it.
+# onnx2torch without what it asks for: torchvision, of which only two operators would be used.
 $(VENV)/.dev: $(VENV)/.runtime
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
 	$(EDITABLE) '.[dev]'
+	$(INSTALL) --no-deps "$$(grep '^onnx2torch==' constraints.txt)"
 	@touch $@

@@ -5,7 +5,7 @@
 hls4ml lives in an environment of its own (`pip install hls4ml==1.3.0 qonnx`); g++ compiles what it
 writes, no tool of Xilinx is needed. Quantized residual blocks are made here, as they are and after
 the preset `plain`; hls4ml's own QONNX networks are read from $GRAPHOPT_SHARED (default: ../shared),
-and models can be named, for example what `examples/quantized_resnet8.py` writes.
+and models can be named, for example what `examples/quantize_network.py` writes.
 """
 
 from __future__ import annotations

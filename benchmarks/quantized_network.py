@@ -2,7 +2,7 @@
 
     python benchmarks/quantized_network.py MODEL.onnx [MODEL.onnx ...] [--data FOLDER] [--finn]
 
-MODEL is QONNX, for CIFAR-10 in pixels of 0 ... 255, as `examples/quantized_resnet8.py` writes it.
+MODEL is QONNX, for CIFAR-10 in pixels of 0 ... 255, as `examples/quantize_network.py` writes it.
 It goes through the preset `finn`; both are executed by qonnx on all test images. With --finn,
 the stock estimate-only steps of FINN are run on both (`graphopt finn setup` first).
 """

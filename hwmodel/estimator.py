@@ -216,12 +216,14 @@ def _with_depths(design: Design, sizing: Sizing, known: Mapping[str, Bound]) -> 
         depths = {name: bound.throughput for name, bound in known.items()}
         unsized = {s.name: SMALLEST for s in design.streams if s.name not in depths}
         return design.with_depths({**unsized, **depths})
-    from hwmodel.fifo import occupancy, size
+    from hwmodel.fifo import occupancy, placed, size
     from hwmodel.memory import finn_depth
     from hwmodel.simulate import simulate as run_design
 
-    if sizing in ("joint", "deadlock-free"):
-        return size(design, throughput=sizing == "joint").design
+    if sizing == "joint":
+        return placed(size(design).design)[0]
+    if sizing == "deadlock-free":
+        return size(design, throughput=False).design
     if sizing == "finn":
         peaks = occupancy(design, frames=2)
         return design.with_depths({n: finn_depth(d) for n, d in peaks.items()})

@@ -5,6 +5,8 @@
 | `needs` | how many words a kernel has to take before it gives its n-th; exact, without time |
 | `bounds` | closed forms for the FIFO of a skip: free of deadlock, full throughput |
 | `search` | by simulation: occupancy, the smallest depth of one FIFO, the joint minimum of all |
+| `placement` | on which stream of a skip its FIFO costs least |
+| `sharing` | one FIFO for several skips of one source |
 | `explain` | what the words of a FIFO are for |
 
 Two questions that are often confused: *occupancy* is how full an unlimited FIFO becomes, which
@@ -15,16 +17,21 @@ FIFOs smaller still.
 
 from hwmodel.fifo.bounds import Bound, bounds
 from hwmodel.fifo.explain import explain
+from hwmodel.fifo.placement import Move, placed
 from hwmodel.fifo.search import SMALLEST, Sizing, deadlock_free, minimal, occupancy, size
+from hwmodel.fifo.sharing import shared
 
 __all__ = [
     "SMALLEST",
     "Bound",
+    "Move",
     "Sizing",
     "bounds",
     "deadlock_free",
     "explain",
     "minimal",
     "occupancy",
+    "placed",
+    "shared",
     "size",
 ]
