@@ -8,7 +8,7 @@ _AFTER = f"{_MERGED},{_MERGED},dce"  # what was fused may let a scale in, and be
 CLEAN = f"{_CLEAN},dce"
 """Only the housekeeping."""
 
-DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,reserve-merge-quantized,{_AFTER}"
+DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,reserve-merge-quantized,narrow-skip,{_AFTER}"
 """What is exact and not worse on the target."""
 
 PLAIN = (

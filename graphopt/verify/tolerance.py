@@ -40,6 +40,12 @@ FLOOR = 16.0
 _ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _ROUNDINGS = 4.0
 """Roundings on the way of a number through a quantizer."""
+_STEPS = {
+    "QuantizeLinear": (1,), "Quant": (1,), "IntQuant": (1,), "BipolarQuant": (1,), "Trunc": (1,),
+    "MultiThreshold": (1,),
+}  # fmt: skip
+"""Where quantizers have their steps, or thresholds; QLinear operators have floats for nothing else.
+"""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 
 
@@ -54,7 +60,7 @@ def quantizes(model: Model) -> bool:
 
 
 def _is_quantizer(node: onnx_ir.Node) -> bool:
-    return node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear")
+    return node.op_type in _STEPS or node.op_type.startswith("QLinear")
 
 
 def disturbed(model: Model, seed: int = 0, sign: int = 1) -> Model:
@@ -77,6 +83,8 @@ def disturbed(model: Model, seed: int = 0, sign: int = 1) -> Model:
         if not weighted and not _is_quantizer(node):
             continue
         for index, value in enumerate(node.inputs):
+            if index not in _STEPS.get(node.op_type, (index,)):
+                continue
             array = _weight(value)
             if array is None or array.dtype.kind not in "fV" or array.size == 0:
                 continue

@@ -40,6 +40,10 @@ def export(
         typer.Option("-o", "--output", help="Folder; MODEL.finn or MODEL.hls4ml by default."),
     ] = None,
     board: Annotated[str, typer.Option(help="As FINN calls it.")] = "ZCU104",
+    element: Annotated[
+        str | None,
+        typer.Option("--input", help="Type of the inputs where no quantizer tells it: UINT8."),
+    ] = None,
     bits: Annotated[str | None, typer.Option(help="Widths for a model without any: w4a4.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second to fold for.")] = None,
     clock: Annotated[float, typer.Option(help="Clock in MHz.")] = 100.0,
@@ -77,6 +81,8 @@ def export(
         raise typer.BadParameter("--simulate is for hls4ml, and a model as it is.")
     target = Target.parse(f"finn:{board}")
     loaded = Model.load(model)
+    if element is not None:
+        loaded = package.annotated(loaded, element)
     # FINN takes no float model, and a graph of its own hardware is past its front end.
     buildable = (
         tool is Tool.FINN

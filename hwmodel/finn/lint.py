@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir
 
 from graphopt.evidence import Exactness, Refusal, Region, Rewrite
+from graphopt.ir.constants import constant
 from graphopt.ir.layers import data_tensors
 from graphopt.ir.model import Model, node_label
 from graphopt.ir.quant import Grid, GridTable, Quantization
@@ -26,7 +27,7 @@ from hwmodel.kernels import Window
 from passes.linear import Initializers, Linear, NotLinear, replace_output
 from passes.refused import Refused
 from passes.reserve_merge import lattice
-from passes.reserve_merge.quantized_layers import Layer, chain
+from passes.reserve_merge.quantized_layers import Layer, chain, weight_codes
 
 PRESET = (
     "freeze-weights,fold-constants,reserve-merge-quantized{when=possible},finn-lint{fix=true},dce"
@@ -129,6 +130,8 @@ class _Lint:
                 f"export with opset_version={OPSET}",
             )
         for value in self.model.graph.inputs:
+            if value.name not in self.data or value.is_initializer():
+                continue
             readers = [use.node for use in value.uses()]
             quantized = readers and all(n.op_type in ("Quant", "IntQuant") for n in readers)
             if quantized and value.name not in self.grids:
@@ -139,6 +142,14 @@ class _Lint:
                     "which our costs and folding files do not count: FINN has one number more",
                     "annotate the input as integers (finn_datatype UINT8) and leave that "
                     "quantizer out",
+                )
+            elif readers and value.name not in self.grids:
+                yield Finding(
+                    "unquantized-input",
+                    value.name or graph,
+                    "nothing says that it holds integers, so the first layer stays float and "
+                    "unmapped",
+                    "quantize it when training, or say what comes in: export finn --input UINT8",
                 )
         keys = {key for node in self.model.graph for key in node.metadata_props}
         if any(key.startswith("pkg.torch.onnx") for key in keys):
@@ -162,7 +173,8 @@ class _Lint:
         elif onnx_operator and node.op_type in _FLOATS:
             yield self._float(node, "is no function of integers")
         elif onnx_operator and node.op_type in ("AveragePool", "GlobalAveragePool", "ReduceMean"):
-            yield self._pool(node)
+            if not self._truncated(node):
+                yield self._pool(node)
         elif onnx_operator and node.op_type == "Conv":
             yield from self._conv(node)
         elif node.op_type in ("Quant", "IntQuant"):
@@ -200,6 +212,14 @@ class _Lint:
         )
 
     # --- pools -----------------------------------------------------------------------------------
+
+    def _truncated(self, node: onnx_ir.Node) -> bool:
+        """Whether FINN knows the pool: an AveragePool with a Trunc (AvgPoolAndTruncToQuantAvgPool
+        in finn/transformation/qonnx/infer_quant_avg_pool_2d.py).
+        """
+        readers = [use.node for use in node.outputs[0].uses()]
+        pool = node.op_type == "AveragePool" and bool(readers)
+        return pool and all(reader.op_type == "Trunc" for reader in readers)
 
     def _pool(self, node: onnx_ir.Node) -> Finding:
         fix: Callable[[], str] | None = None
@@ -283,6 +303,8 @@ class _Lint:
         shape = [dim for dim in known[1:] if isinstance(dim, int)]
         grid = self.grids.get((source.name if source is not None else "") or "")
         group = node.attributes.get_int("group", 1) or 1
+        if group > 1 and len(shape) > 1 and group == shape[0]:
+            yield from self._depthwise(node, grid)
         pads = node.attributes.get_ints("pads", ()) or ()
         if len(shape) != 3 or group != shape[0] or group == 1 or any(pads):
             return  # a padder in front sends the last row at a word a cycle, which is fast enough
@@ -313,6 +335,71 @@ class _Lint:
                 f"{', '.join(map(str, hangs))}, if the last pixel comes late",
                 "use another SIMD, or a FINN with Xilinx/finn pull request 1698 or finn-plus 264",
             )
+
+    def _depthwise(self, node: onnx_ir.Node, grid: Grid | None) -> Iterator[Finding]:
+        """Scales by channel in front of a depthwise convolution stay there: MoveMulPastDWConv is
+        none of the stock steps, MoveScalarMulPastConv is.
+        """
+        source = node.inputs[0]
+        maker = source.producer() if source is not None else None
+        if grid is None or grid.codes or grid.scale.size == 1:
+            return
+        yield Finding(
+            "depthwise-scale",
+            node_label(node),
+            f"it reads a scale for each channel ({float(grid.scale.flat[0]):.6g} and others), and "
+            "streamlining moves only one scale past a convolution: it stays unmapped",
+            "let the quantizer have steps of 1, and the layers around it the scale",
+            (lambda: self._unscaled(maker, node))
+            if maker is not None and maker.op_type in ("Quant", "IntQuant") and grid.symmetric
+            else None,
+        )
+
+    def _unscaled(self, quantizer: onnx_ir.Node, conv: onnx_ir.Node) -> str:
+        """The quantizer with steps of 1: what comes in is divided by its scale, which goes into the
+        weights behind it.
+        """
+        scale = self.grids[quantizer.outputs[0].name or ""].scale.reshape(-1)
+        norm = quantizer.inputs[0].producer() if quantizer.inputs[0] is not None else None
+        chain_ = [quantizer]
+        while norm is not None and norm.op_type == "Relu":
+            chain_.append(norm)
+            norm = norm.inputs[0].producer() if norm.inputs[0] is not None else None
+        if norm is None or norm.op_type != "BatchNormalization":
+            raise Refused("no-norm", "no batch norm stands before the quantizer")
+        if any(len(one.outputs[0].uses()) != 1 for one in (*chain_, norm)) or any(
+            one.outputs[0].is_graph_output() for one in (*chain_, norm)
+        ):
+            raise Refused("read-elsewhere", "something else reads what is scaled")
+        factors = [constant(norm.inputs[place]) for place in (1, 2)]
+        weight = conv.inputs[1]
+        if weight is None or any(array is None for array in factors):
+            raise Refused("not-constant", "the batch norm has no constants")
+        codes, steps, bits = weight_codes(weight, self.grids)
+        initializers = Initializers(self.model.graph, set(self.model.value_index()))
+        for place, array in zip((1, 2), factors, strict=True):
+            assert array is not None
+            scaled = (array / scale).astype(np.float32)
+            norm.replace_input_with(place, initializers.add(f"{node_label(norm)}.scaled", scaled))
+        label = node_label(conv)
+        one = np.array(1, np.float32)
+        quantizer.replace_input_with(1, initializers.add(f"{label}.one", one))
+        step = (steps * scale).astype(np.float32).reshape(-1, *[1] * (codes.ndim - 1))
+        arrays = (codes.astype(np.float32) * step, step, np.float32(0), np.float32(bits))
+        made = onnx_ir.node(
+            "Quant",
+            [initializers.add(f"{label}.weight", np.asarray(array)) for array in arrays],
+            attributes={"signed": 1, "narrow": 0, "rounding_mode": "ROUND"},
+            domain=quantizer.domain,
+            name=initializers.fresh(f"{label}.weights"),
+        )
+        made.outputs[0].name = initializers.fresh(f"{label}.quantized")
+        self.model.graph.insert_before(conv, made)
+        old = weight.producer()
+        conv.replace_input_with(1, made.outputs[0])
+        if old is not None and not weight.uses():
+            self.model.graph.remove(old, safe=True)
+        return "the quantizer's scales go into the batch norm and the weights around it"
 
     def _spell(self, node: onnx_ir.Node) -> str:
         weight = node.inputs[1]

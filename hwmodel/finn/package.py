@@ -10,6 +10,7 @@ import onnx_ir
 
 from graphopt.ir import Model, save
 from graphopt.ir.io import write_whole
+from hwmodel.datatypes import DataType
 from hwmodel.design import Design
 from hwmodel.finn import bridge
 from hwmodel.finn.attributes import Dialect
@@ -55,6 +56,21 @@ def write_build(
     write_whole(folder / SCRIPT, bridge.SCRIPT.read_bytes())
     write_whole(folder / CONFIGURATION, (json.dumps(content, indent=2) + os.linesep).encode())
     return [folder / name for name in (MODEL, SCRIPT, CONFIGURATION)]
+
+
+def annotated(model: Model, element: str) -> Model:
+    """A copy whose inputs hold elements of a type of FINN's ("UINT8"); they then are integers.
+
+    Raises:
+        GraphoptError: it is no type, or none of integers.
+    """
+    kind = DataType.parse(element)
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        if not value.is_initializer():
+            value.meta["quant_parameter_tensor_names"] = {"finn_datatype": kind.name}
+    copy.analyses.keep_only(())
+    return copy
 
 
 def single(model: Model) -> Model:

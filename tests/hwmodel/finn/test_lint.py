@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from graphopt import optimize
 from graphopt.cli.main import main
 from graphopt.ir import Model
 from graphopt.verify.numeric import Status
 from hwmodel.finn.lint import Finding, FinnLint, findings
+from hwmodel.finn.package import annotated
 from tests.support.benchmarks import benchmark
 
 blocks = benchmark("quantized_blocks")
@@ -239,3 +241,61 @@ def test_the_preset_makes_a_network_that_finn_takes() -> None:
     proto = fixed(net, y, ["N", 6, 8, 8])
     outcome = optimize(proto, preset="finn")
     assert codes(outcome.model.to_proto()) == set()
+
+
+def depthwise(*, per_channel: bool = True, norm: bool = True) -> onnx.ModelProto:
+    """A convolution, and a depthwise one that reads its codes."""
+    net = block()
+    x = net.conv(net.quantized("x", signed=True), 6, 6, 3)
+    if not norm:
+        x = net.op("Add", x, net.constant(np.float32(0.125)))
+    x = net.op("Relu", x)
+    scale = net.rng.uniform(0.1, 0.4, (1, 6, 1, 1)) if per_channel else 0.25
+    parameters = [net.constant(value) for value in (scale, 0.0, 4)]
+    x = net.op("Quant", x, *parameters, domain=blocks.DOMAIN, signed=0, narrow=0,
+               rounding_mode="ROUND")  # fmt: skip
+    return fixed(net, net.relu(net.conv(x, 6, 6, 3, group=6)), ["N", 6, 8, 8])
+
+
+def test_scales_by_channel_before_a_depthwise_convolution() -> None:
+    assert "depthwise-scale" not in codes(depthwise(per_channel=False))
+    result = mended(depthwise(), "depthwise-scale")
+    arrays = {t.name: numpy_helper.to_array(t) for t in result.graph.initializer}
+    convs = [node for node in result.graph.node if node.op_type == "Conv"]
+    (reads,) = (n for n in result.graph.node if n.output[0] == convs[1].input[0])
+    assert arrays[reads.input[1]] == 1
+
+
+def test_scales_that_no_batch_norm_takes() -> None:
+    proto = depthwise(norm=False)
+    outcome = optimize(proto, pipeline="finn-lint{fix=true}")
+    assert not outcome.changed
+    assert "depthwise-scale" in codes(outcome.model.to_proto())
+
+
+def test_an_input_of_which_nothing_is_said() -> None:
+    net = block()
+    proto = fixed(net, net.relu(net.conv("x", 6, 6, 3)), ["N", 6, 8, 8])
+    (found,) = findings(Model.load(proto))
+    assert (found.code, found.where) == ("unquantized-input", "x")
+    assert not findings(annotated(Model.load(proto), "UINT8"))
+
+
+def test_weights_that_are_inputs_too() -> None:
+    net = block()
+    proto = fixed(net, net.relu(net.conv(net.quantized("x", signed=True), 6, 6, 3)), ["N", 6, 8, 8])
+    for tensor in proto.graph.initializer:
+        info = onnx.helper.make_tensor_value_info(tensor.name, 1, list(tensor.dims))
+        proto.graph.input.append(info)
+    assert [one.code for one in findings(Model.load(proto))] == ["float-input"]
+
+
+def test_a_pool_that_is_truncated_is_one_of_finns() -> None:
+    net = block()
+    x = net.relu(net.conv(net.quantized("x", signed=True), 6, 6, 3))
+    pooled = net.op("AveragePool", x, kernel_shape=[8, 8], strides=[8, 8])
+    scale = net.scale
+    given = [net.constant(value) for value in (scale / 64, 0.0, 10, 4)]
+    assert codes(fixed(net, pooled, ["N", 6, 1, 1])) == {"pool"}
+    trunc = net.op("Trunc", pooled, *given, domain=blocks.DOMAIN, rounding_mode="FLOOR")
+    assert codes(fixed(net, trunc, ["N", 6, 1, 1])) == set()
