@@ -201,7 +201,7 @@ def _run(
             return Verification(Status.DIFFERENT, f"on {case.name} the new model fails: {error}")
         done.append(case.name)
         for name, array in expected.items():
-            tally = tallies.setdefault(name, _Tally(name, name not in outputs))
+            tally = tallies.setdefault(name, _Tally(name, name not in outputs, len(signs) > 1))
             changes = [_change(array, run.get(name)) for run in disturbed_old]
             changes += [_change(found.get(name), run.get(name)) for run in disturbed_new]
             noise = _Change(max(c.size for c in changes), max(c.count for c in changes))
@@ -213,7 +213,9 @@ def _run(
 
 @dataclass(frozen=True)
 class _Change:
-    """How two runs of one tensor differ: by how much at most, and in how many places."""
+    """How two runs of one tensor differ: by how much at most, and in how many places by more than
+    float arithmetic always grants.
+    """
 
     size: float = 0.0
     count: int = 0
@@ -226,7 +228,10 @@ def _change(array: Array | None, other: Array | None) -> _Change:
     x, y = array.astype(np.float64), other.astype(np.float64)
     both = np.isfinite(x) & np.isfinite(y)
     off = np.abs(x[both] - y[both])
-    return _Change(float(off.max(initial=0.0)), int(np.count_nonzero(off)))
+    granted = 0.0
+    if array.dtype.kind in "fV":
+        granted = allowed(0.0, float(np.abs(x[both]).max(initial=0.0)), array.dtype)
+    return _Change(float(off.max(initial=0.0)), int(np.count_nonzero(off > granted)))
 
 
 def _verdict(tallies: Sequence[_Tally], done: tuple[str, ...]) -> Verification:
@@ -251,12 +256,14 @@ def _verdict(tallies: Sequence[_Tally], done: tuple[str, ...]) -> Verification:
 @dataclass
 class _Tally:
     """What is collected of one tensor while the inputs run: its worst error, and whether it tells
-    anything: it moved with the input (`seen` holds its first value of each shape), its elements
+    anything (with `in_steps` the model rounds to integers, and noise moves few values, but those by
+    a step): it moved with the input (`seen` holds its first value of each shape), its elements
     varied, and it was audible above its noise.
     """
 
     name: str
     inner: bool
+    in_steps: bool = False
     worst: OutputError | None = None
     failed: str | None = None
     seen: dict[tuple[int, ...], bytes] = field(default_factory=dict)
@@ -291,6 +298,13 @@ class _Tally:
             return
         if finite.any():
             self._compare(case, a.dtype, x[finite], y[finite], noise.size)
+        off = _change(a, b)
+        if self.in_steps and off.count > max(1, SPREAD * noise.count):
+            self._fail(
+                case,
+                f"{off.count} of {a.size} values of '{self.name}' differ, where rounding noise "
+                f"moves {noise.count}",
+            )
 
     def _compare(self, case: Case, dtype: Any, x: Array, y: Array, noise: float) -> None:
         size = float(np.abs(x).max()) or 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir
 
 from graphopt.ir.model import Model, node_label
+from graphopt.ir.quant import GridTable, Quantization
 from passes.ranges import activations, elementwise, gates, linear, movement, pooling, quantized
 from passes.ranges.facts import Facts, Origin
 from passes.ranges.interval import Bounds
@@ -45,11 +46,22 @@ class Ranges:
     def run(self, model: Model) -> RangeTable:
         """Walks through the graph once, in order of execution."""
         facts = Facts(model)
+        grids = model.analyses.get(Quantization())
         with np.errstate(all="ignore"):
+            _lie_on(facts, grids, model.graph.inputs)
             for node in model.graph:
                 if any(output.name not in facts.fixed for output in node.outputs):
                     _visit(facts, node)
+                    _lie_on(facts, grids, node.outputs)
         return RangeTable(facts.found)
+
+
+def _lie_on(facts: Facts, grids: GridTable, values: Iterable[onnx_ir.Value]) -> None:
+    """Quantized tensors have no values but those of their codes."""
+    for value in values:
+        grid = grids.get(value.name or "")
+        if grid is not None and value.name not in facts.fixed:
+            facts.lie_on(value, grid)
 
 
 def _visit(facts: Facts, node: onnx_ir.Node) -> None:

@@ -12,6 +12,7 @@ from onnx_ir import DataType
 
 from graphopt.ir.constants import constant
 from graphopt.ir.model import Model
+from graphopt.ir.quant import Grid
 from graphopt.ir.shapes import Shapes, ShapeTable, TensorInfo
 from passes.ranges.constants import along, filled, fixed_tensors
 from passes.ranges.formats import FLOATS, INTEGERS, Float
@@ -71,6 +72,29 @@ class Facts:
         if value.name:
             found = self._of_type(value) if bounds is None else self._fit(bounds, value)
             self._keep(value.name, found, origin)
+
+    def lie_on(self, value: onnx_ir.Value, grid: Grid) -> None:
+        """Keeps of the bounds of a tensor what lies on its grid: its ends are values of codes, as
+        the tensor's own float format computes them.
+        """
+        if value.name and value.name in self.found:
+            known, ends = self.bounds(value), self._fit(self._ends(grid, value), value)
+            low, high = np.maximum(known.low, ends.low), np.minimum(known.high, ends.high)
+            if (low <= high).all():
+                self._keep(value.name, Bounds.of(low, high), self.origins[value.name])
+
+    def _ends(self, grid: Grid, value: onnx_ir.Value) -> Bounds:
+        """The values of the least and of the greatest code."""
+        if grid.codes:
+            return Bounds.of(grid.low, grid.high)
+        dtype = self.info(value).dtype
+        kind = np.dtype(np.float32 if dtype is None or dtype not in FLOATS else dtype.numpy())
+        steps = [(code - grid.zero_point).astype(kind) for code in (grid.low, grid.high)]
+        low, high = (step * grid.scale.astype(kind) for step in steps)
+        sizes = low.shape[2:] if low.ndim >= 2 and low.shape[0] == 1 else (low.size,)
+        if all(size == 1 for size in sizes):
+            return Bounds.of(low.reshape(-1), high.reshape(-1))
+        return Bounds.of(low.min(), high.max())
 
     def bounds(self, value: onnx_ir.Value | None) -> Bounds:
         """What is known of a tensor."""

@@ -849,6 +849,42 @@ def test_qonnx_thresholds_and_signs() -> None:
     assert table[signs].within(-0.25, 0.25)
 
 
+def test_quantized_tensors_end_at_their_codes() -> None:
+    """Not a rounding more: the ends are values of codes, in the tensor's own format."""
+    net = Net()
+    grid = [np.array(0.3), np.array(0.0), np.array(4.0)]
+    whole = net.add("Quant", "x", *grid, domain="qonnx.custom_op.general", signed=0, narrow=0)
+    steps = np.array([0.1, 0.7, 0.3, 1.1], np.float32).reshape(1, 4, 1, 1)
+    each = net.add("Quant", "x", steps, *grid[1:], domain="qonnx.custom_op.general", signed=1)
+    sum_ = net.add("Add", whole, whole)
+    table = net.ranges()
+    assert (table[whole].low, table[whole].high) == (0, np.float32(15) * np.float32(0.3))
+    np.testing.assert_array_equal(table[each].high, np.float32(7) * steps.reshape(-1))
+    np.testing.assert_array_equal(table[each].low, np.float32(-8) * steps.reshape(-1))
+    assert table[sum_].within(0, 2 * 15 * 0.3 + 1e-5)
+
+
+def test_codes_of_qlinear_operators_and_of_finns_inputs() -> None:
+    zero, one = np.array(128, np.uint8), np.array(0.5, np.float32)
+    net = Net()
+    codes = net.add("QuantizeLinear", "x", one, zero)
+    total = net.add("QLinearAdd", codes, one, zero, codes, one, zero, one, zero,
+                    domain="com.microsoft")  # fmt: skip
+    real = net.add("DequantizeLinear", total, one, zero)
+    table = net.ranges()
+    assert (table[total].low, table[total].high) == (0, 255)
+    assert (table[real].low, table[real].high) == (-64, 63.5)
+    net = Net()
+    made = net.add("Relu", "x")
+    proto = net.proto()
+    note = proto.graph.quantization_annotation.add()
+    note.tensor_name = "x"
+    note.quant_parameter_tensor_names.add(key="finn_datatype", value="INT3")
+    table = Model.load(proto).analyses.get(Ranges())
+    assert (table["x"].low, table["x"].high) == (-4, 3)
+    assert table[made].within(0, 3)
+
+
 # Random graphs -------------------------------------------------------------------------------
 
 KINDS = (

@@ -16,6 +16,7 @@ from graphopt.interop import qonnx
 from graphopt.ir import Model
 from graphopt.optimizer import Fate
 from graphopt.pipeline.passes import Context
+from graphopt.verify.numeric import Status, compare
 from passes.reserve_merge import QuantizedReserveMerge
 from tests.support.benchmarks import benchmark
 
@@ -333,3 +334,21 @@ def test_drawn_blocks(seed: int) -> None:
         return
     result = model.to_proto()
     np.testing.assert_allclose(blocks.exact(result, x), blocks.exact(proto, x), atol=1e-9)
+
+
+def test_a_wrong_bias_is_told_from_noise() -> None:
+    """At 8 bits noise moves a few codes by a step; most of them are another matter."""
+    x = data(True)
+    proto = blocks.drawn("B, pointwise", 8, True, 0, x)
+    outcome = optimize(proto, preset="plain")
+    assert outcome.verification is not None
+    assert outcome.verification.status is Status.EQUAL
+    wrong = outcome.model.to_proto()
+    tensors = {tensor.name: tensor for tensor in wrong.graph.initializer}
+    last = [node for node in wrong.graph.node if node.op_type == "BatchNormalization"][-1]
+    quantizer = next(n for n in wrong.graph.node if last.output[0] in n.input)
+    step = numpy_helper.to_array(tensors[quantizer.input[1]])
+    bias = numpy_helper.to_array(tensors[last.input[2]]) + np.float32(0.8) * step
+    tensors[last.input[2]].CopyFrom(numpy_helper.from_array(bias, last.input[2]))
+    found = compare(Model.load(proto), Model.load(wrong))
+    assert found.status is Status.DIFFERENT, found.reason
