@@ -215,7 +215,8 @@ def exact(proto: onnx.ModelProto, x: Array) -> Array:
     double.CopyFrom(proto)
     del double.graph.initializer[:]
     for tensor in proto.graph.initializer:
-        array = numpy_helper.to_array(tensor).astype(np.float64)
+        array = numpy_helper.to_array(tensor)
+        array = array.astype(np.float64) if array.dtype.kind == "f" else array
         double.graph.initializer.append(numpy_helper.from_array(array, tensor.name))
     for value in (*double.graph.input, *double.graph.output):
         value.type.tensor_type.elem_type = TensorProto.DOUBLE

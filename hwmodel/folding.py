@@ -22,6 +22,7 @@ from hwmodel.kernels import (
     LabelSelect,
     MatrixVector,
     Shuffle,
+    Split,
     VectorVector,
     WidthConverter,
     Window,
@@ -92,7 +93,7 @@ def _divided(kernel: Kernel, name: str, channels: Mapping[str, int]) -> int:
             return kernel.labels
         case Shuffle():
             return kernel.innermost
-        case Concat():
+        case Concat() | Split():
             return math.gcd(*kernel.channels)
         case ChannelPadding():
             return math.gcd(kernel.channels, kernel.before, kernel.after)
@@ -127,6 +128,8 @@ def channels_of(design: Design) -> dict[str, int]:
                 own, made = kernel.mw, kernel.mh
             case Concat():
                 own = made = sum(kernel.channels)
+            case Split():
+                own, made = sum(kernel.channels), math.gcd(*kernel.channels)
             case ChannelPadding():
                 own = kernel.channels
                 made = kernel.before + kernel.channels + kernel.after

@@ -526,3 +526,15 @@ def replace_output(model: Model, old: onnx_ir.Node, new: onnx_ir.Node) -> None:
     model.graph.remove(old, safe=True)
     before.name = None
     after.name = name
+
+
+def prune(model: Model, nodes: Sequence[onnx_ir.Node]) -> None:
+    """Takes away what nothing reads any more, and what only that read."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.graph is None or any(o.uses() or o.is_graph_output() for o in node.outputs):
+            continue
+        behind = [value.producer() for value in node.inputs if value is not None]
+        model.graph.remove(node, safe=True)
+        waiting += [node for node in behind if node is not None]

@@ -20,11 +20,11 @@ from typing import ClassVar, Literal
 
 import onnx_ir
 
-from graphopt.errors import GraphoptError
 from graphopt.evidence import Exactness, Refusal, Region, Rewrite
 from graphopt.ir.constants import constant
 from graphopt.ir.model import Model, node_label
 from graphopt.pipeline.passes import Context, PassResult
+from passes.fifos import has_fifos, why_not
 from passes.linear import Initializers, replace_output
 from passes.skip_detection import Skips
 
@@ -54,7 +54,7 @@ class NarrowSkip:
         """Goes on until nothing more can be narrowed."""
         rewrites: list[Rewrite] = []
         refusals: dict[str, Refusal] = {}
-        if self.when == "worth" and not (_found(model) and _has_fifos(model, context)):
+        if self.when == "worth" and not (_found(model) and has_fifos(model, context)):
             return PassResult()
         while True:
             found = next((one for one in _found(model) if one.key not in refusals), None)
@@ -89,27 +89,7 @@ class NarrowSkip:
             return "it is not found again in a copy"
         again.apply(tried)
         tried.analyses.keep_only(())
-        try:
-            before, after = (
-                context.cost.estimate(each, context.target).total for each in (model, tried)
-            )
-        except GraphoptError as error:
-            return f"the target has no cost for it: {error}"
-        verdict = context.cost.judge(before, after, context.target)
-        if not verdict:
-            return verdict.reason
-        bits = before.fifo_bits or 0, after.fifo_bits or 0
-        if bits[1] >= bits[0]:
-            return f"FIFOs hold {bits[0]:,} bits before, {bits[1]:,} after"
-        return None
-
-
-def _has_fifos(model: Model, context: Context) -> bool:
-    """Whether the target streams, and can stream this model."""
-    try:
-        return context.cost.estimate(model, context.target).total.fifo_bits is not None
-    except GraphoptError:
-        return False
+        return why_not(model, tried, context)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ _FUSED = f"{_CLEAN},branch-fusion,fold-norm"
 _MERGED = "fold-norm,linear-fusion"
 _AFTER = f"{_MERGED},{_MERGED},dce"  # what was fused may let a scale in, and be fused again
 
+_SHORTER = "narrow-skip,shorten-skip"  # of the skips that stay
+
 CLEAN = f"{_CLEAN},dce"
 """Only the housekeeping."""
 
-DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,reserve-merge-quantized,narrow-skip,{_AFTER}"
+DEFAULT = f"{_FUSED},mobilenet-v1,reserve-merge,reserve-merge-quantized,{_SHORTER},{_AFTER}"
 """What is exact and not worse on the target."""
 
 PLAIN = (

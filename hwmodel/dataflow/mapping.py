@@ -49,6 +49,7 @@ from hwmodel.kernels import (
     MaxPool,
     Padding,
     Pool,
+    Split,
     Threshold,
     Upsample,
     VectorVector,
@@ -242,6 +243,7 @@ class _Mapper:
         self.names: set[str] = set()
         self.handlers: dict[str, Callable[[onnx_ir.Node], None]] = {
             "Concat": self._concat,
+            "Split": self._split,
             "Resize": self._resize,
             "Upsample": self._resize,
             "Pad": self._pad,
@@ -1002,6 +1004,27 @@ class _Mapper:
             order = (*(i for i in range(rank) if i != axis), axis)
             made = replace(made, layout=Layout.of(sizes, order))
         self._close(node, made)
+
+    def _split(self, node: onnx_ir.Node) -> None:
+        """Channels of a map, some for each output."""
+        tensor = self._take_map(node)
+        layout = tensor.layout
+        rank = len(layout.axes) if layout is not None else 4
+        shapes = [self._shape(value, node_label(node)) for value in node.outputs]
+        if attribute(node, "axis", 0) % rank != 1 or sum(s[0] for s in shapes) != tensor.channels:
+            raise self._refused(node, "only channels are split")
+        if layout is not None and len(layout.axes[1]) > 1:
+            raise self._refused(node, "the channels of its input come shuffled")
+        kernel = Split(
+            name=self._name(node_label(node)),
+            vectors=tensor.pixels,
+            channels=tuple(shape[0] for shape in shapes),
+            element=tensor.element,
+        )
+        streams = self.build.add(kernel, [tensor.stream], layer=node_label(node))
+        for value, stream, shape in zip(node.outputs, streams, shapes, strict=True):
+            part = _resized(replace(tensor, stream=stream, channels=shape[0]))
+            self._open(value.name or "", part, node_label(node))
 
     def _tokens(self, node: onnx_ir.Node, tensor: Map, axis: int) -> Map:
         """A tensor seen as vectors along its last axis."""

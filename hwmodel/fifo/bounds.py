@@ -47,6 +47,7 @@ from hwmodel.kernels import (
     Kernel,
     MatrixVector,
     Padding,
+    Split,
     Threshold,
     VectorVector,
     WidthConverter,
@@ -59,13 +60,15 @@ class Skip:
     """A fork, a join, and two ways between them.
 
     Attributes:
-        fork, join: kernels.
+        fork, join: kernels; the fork sends to both ways alike (Fork), or to each its own channels
+            (Split).
         port: port of the join at which the shorter way ends.
         stream: the stream on the shorter way whose FIFO has to wait: the last one before the join.
         branch: kernels on the longest way, in order.
         skip: kernels on the shorter way, in order; most often none but wires.
         branch_streams: streams on the longest way.
         others: kernels on the ways to every other port than `port`, by port.
+        starts: for each port of the join the port of the fork that leads there.
     """
 
     fork: str
@@ -76,6 +79,7 @@ class Skip:
     skip: tuple[Kernel, ...]
     branch_streams: tuple[Stream, ...]
     others: Mapping[int, tuple[Kernel, ...]]
+    starts: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def skips(design: Design) -> Iterator[Skip]:
         if not isinstance(join, Join | Concat):
             continue
         fork = dominator[join.name]
-        if fork == root or not isinstance(design.kernel[fork], Fork):
+        if fork == root or not isinstance(design.kernel[fork], Fork | Split):
             continue
         ways: dict[int, tuple[tuple[Kernel, ...], tuple[Stream, ...]]] = {}
         for port in range(len(join.inputs)):
@@ -129,8 +133,9 @@ def skips(design: Design) -> Iterator[Skip]:
             # In a concatenation the longest way waits for its turn too.
             if port != longest or isinstance(join, Concat):
                 others = {q: way[0] for q, way in ways.items() if q != port}
+                starts = {q: _start(way[1][0]) for q, way in ways.items()}
                 yield Skip(fork, join.name, port, streams[-1].name, ways[longest][0], kernels,
-                           ways[longest][1], others)  # fmt: skip
+                           ways[longest][1], others, starts)  # fmt: skip
 
 
 def _way(
@@ -151,6 +156,10 @@ def _way(
             return None
         kernels.append(kernel)
         end = End(kernel.name, 0)
+
+
+def _start(stream: Stream) -> int:
+    return stream.source.port if stream.source is not None else 0
 
 
 def _first_need(kernels: tuple[Kernel, ...]) -> int:
@@ -178,7 +187,7 @@ def _bound(design: Design, skip: Skip, interval: int) -> Bound:
     total = stream.words
     pixels = _pixels(skip, total)
     words = max(1, total // pixels)
-    deadlock = _deadlock(skip, join, words)
+    deadlock = _deadlock(skip, design.kernel[skip.fork], join, words)
     lag = deadlock / words - 1
     pace = _pace(skip, words, pixels, interval)
     if isinstance(join, Concat):
@@ -236,7 +245,7 @@ def _in_the_gap(skip: Skip, words: int, pixels: int, interval: int) -> int:
     return math.floor(most * words)
 
 
-def _deadlock(skip: Skip, join: Kernel, words: int) -> int:
+def _deadlock(skip: Skip, fork: Kernel, join: Kernel, words: int) -> int:
     """The deadlock bound of the FIFO at the skip's port.
 
     Whenever the join waits for a word at another port, the fork must have sent what that way needs
@@ -249,6 +258,8 @@ def _deadlock(skip: Skip, join: Kernel, words: int) -> int:
         wanted, taken = _waits(join, skip.port, port, words)
         for kernel in reversed(branch):
             wanted = need(kernel, wanted)
+        if isinstance(fork, Split):  # each way has words of its own
+            wanted = fork.sent(skip.starts[skip.port], skip.starts[port], wanted)
         if skip.skip:
             asks = np.arange(1, skip.skip[-1].outputs[0].words + 1)
             for kernel in reversed(skip.skip):

@@ -136,6 +136,13 @@ def _(kernel: k.Shuffle, output: Any) -> Any:
 
 
 @need.register
+def _(kernel: k.Split, output: Any) -> Any:
+    """Of the first output."""
+    pixel, word = np.divmod(_index(output), kernel.channels[0] // kernel.pe)
+    return pixel * (sum(kernel.channels) // kernel.pe) + word + 1
+
+
+@need.register
 def _(kernel: k.Downsample, output: Any) -> Any:
     fold = kernel.channels // kernel.simd
     pixel, word = np.divmod(_index(output), fold)

@@ -38,6 +38,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = MappingProxyType(
         k.Fork: {"PE": "pe"},
         k.Join: {"PE": "pe"},
         k.Concat: {"SIMD": "pe"},
+        k.Split: {"SIMD": "pe"},
         k.MaxPool: {"PE": "pe"},
         k.Pool: {"PE": "pe"},
         k.GlobalPool: {"PE": "pe"},
@@ -104,6 +105,7 @@ _OPERATORS = {
     k.Downsample: "DownSampler_hls",
     k.Fork: "DuplicateStreams_hls",
     k.Concat: "StreamingConcat_hls",
+    k.Split: "StreamingSplit_hls",
     k.MaxPool: "StreamingMaxPool_hls",
     k.Pool: "Pool_hls",
     k.GlobalPool: "GlobalAccPool_hls",
@@ -216,7 +218,7 @@ def _divisions(kernel: Kernel) -> list[tuple[str, int, int]]:
             return [("SIMD", kernel.simd, kernel.channels)]
         case k.Fork() | k.Join():
             return [("PE", kernel.pe, kernel.elements)]
-        case k.Concat():
+        case k.Concat() | k.Split():
             return [("SIMD", kernel.pe, channels) for channels in kernel.channels]
         case k.LabelSelect():
             return [("PE", kernel.pe, kernel.labels)]

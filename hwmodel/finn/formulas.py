@@ -116,6 +116,7 @@ def cycles(kernel: Kernel) -> int:
 @cycles.register(k.GlobalPool)
 @cycles.register(k.Upsample)
 @cycles.register(k.Shuffle)
+@cycles.register(k.Split)
 def _(kernel: Kernel) -> int:
     return kernel.cycles
 
@@ -197,6 +198,7 @@ def resources(kernel: Kernel, *, dsp: Dsp = "DSP48E2") -> Estimated:
 @resources.register(k.Upsample)
 @resources.register(k.LabelSelect)
 @resources.register(k.Shuffle)
+@resources.register(k.Split)
 def _(kernel: Kernel, *, dsp: Dsp = "DSP48E2") -> Estimated:
     return Estimated()
 

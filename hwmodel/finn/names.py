@@ -29,7 +29,7 @@ from hwmodel.kernels.plumbing import WidthConverter
 FINN_NAME = re.compile(
     r"(MVAU|VVAU|Thresholding|ConvolutionInputGenerator|FMPadding|DuplicateStreams|AddStreams|"
     r"StreamingEltwise|Elementwise[A-Za-z]+|Pool|StreamingMaxPool|GlobalAccPool|LabelSelect|"
-    r"ChannelwiseOp|DownSampler|UpsampleNearestNeighbour|StreamingConcat|Reshape|Squeeze|Unsqueeze|"
+    r"ChannelwiseOp|DownSampler|UpsampleNearestNeighbour|StreamingConcat|StreamingSplit|Reshape|Squeeze|Unsqueeze|"
     r"Shuffle|InnerShuffle|OuterShuffle|"
     r"StreamingDataWidthConverter)(_Batch)?(_hls|_rtl)?_\d+(_narrow)?"
 )

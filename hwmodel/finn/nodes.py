@@ -443,6 +443,16 @@ def _concat(draft: Draft) -> Kernel:
     )
 
 
+def _split(draft: Draft) -> Kernel:
+    return k.Split(
+        name=draft.name,
+        vectors=draft.vectors(),
+        channels=draft.wholes("ChannelsPerStream"),
+        element=draft.type("inputDataType"),
+        pe=draft.whole("SIMD"),
+    )
+
+
 def _max_pool(draft: Draft) -> Kernel:
     height, width = draft.pair("ImgDim")
     kernel = draft.pair("PoolDim")
@@ -594,6 +604,7 @@ _KERNELS: dict[str, _Factory] = {
     "AddStreams": _add,
     "StreamingEltwise": _eltwise,
     "StreamingConcat": _concat,
+    "StreamingSplit": _split,
     "StreamingMaxPool": _max_pool,
     "Pool": _pool,
     "GlobalAccPool": _global_pool,

@@ -10,14 +10,14 @@ with ready / valid handshakes. The names in brackets are FINN's.
 | `matrix` | `MatrixVector` (MVAU), `VectorVector` (VVAU) |
 | `threshold` | `Threshold` (Thresholding), `Channelwise` (ChannelwiseOp) |
 | `plumbing` | `WidthConverter`, `Fork` (DuplicateStreams), `Join` (AddStreams, elementwise), \
-`Concat` (StreamingConcat), `Shuffle` |
+`Concat` (StreamingConcat), `Split` (StreamingSplit), `Shuffle` |
 | `pooling` | `MaxPool` (StreamingMaxPool), `Pool`, `GlobalPool` (GlobalAccPool), `Upsample`, \
 `LabelSelect` |
 """
 
 from hwmodel.kernels.kernel import Kernel
 from hwmodel.kernels.matrix import MatrixVector, VectorVector
-from hwmodel.kernels.plumbing import Concat, Fork, Join, Shuffle, WidthConverter
+from hwmodel.kernels.plumbing import Concat, Fork, Join, Shuffle, Split, WidthConverter
 from hwmodel.kernels.pooling import GlobalPool, LabelSelect, MaxPool, Pool, Upsample
 from hwmodel.kernels.threshold import Channelwise, Threshold
 from hwmodel.kernels.window import ChannelPadding, Downsample, Padding, Window
@@ -37,6 +37,7 @@ __all__ = [
     "Padding",
     "Pool",
     "Shuffle",
+    "Split",
     "Threshold",
     "Upsample",
     "VectorVector",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hwmodel.datatypes import DataType
 from hwmodel.kernels.kernel import Port
@@ -123,6 +124,44 @@ class Concat:
     @property
     def cycles(self) -> int:
         return self.outputs[0].words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Gives the channels of each pixel to one output after the other (FINN: StreamingSplit).
+
+    Attributes:
+        vectors: pixels in a frame.
+        channels: of each output.
+        pe: channels in a word of every stream.
+    """
+
+    name: str
+    vectors: int
+    channels: tuple[int, ...]
+    element: DataType
+    pe: int = 1
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        words = self.vectors * sum(self.channels) // self.pe
+        return (Port(self.element, self.pe, words),)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return tuple(
+            Port(self.element, self.pe, self.vectors * channels // self.pe)
+            for channels in self.channels
+        )
+
+    @property
+    def cycles(self) -> int:
+        return self.inputs[0].words
+
+    def sent(self, port: int, other: int, word: Any) -> Any:
+        """Words that have left by `port` when word `word` (1 ...) leaves by `other`."""
+        folds = [channels // self.pe for channels in self.channels]
+        return (word - 1) // folds[other] * folds[port] + folds[port] * (port < other)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,21 @@ import numba
 import numpy as np
 
 # Operation codes.
-WIRE, UP, DOWN, PAD, WINDOW, WINDOW_PARALLEL, MULTIPLY, THRESHOLD, REGISTER, CONCAT, BATCH, PICK = (
-    range(12)
-)
+(
+    WIRE,
+    UP,
+    DOWN,
+    PAD,
+    WINDOW,
+    WINDOW_PARALLEL,
+    MULTIPLY,
+    THRESHOLD,
+    REGISTER,
+    CONCAT,
+    BATCH,
+    PICK,
+    SPLIT,
+) = range(13)
 
 # What a step returns, as bits.
 CHANGED, TAKE, PUSH, STARVED, BLOCKED = 1, 2, 4, 8, 16
@@ -151,7 +163,11 @@ def run(
                         has = False
                         break
             room = True
-            for j in range(out_start[i], out_start[i + 1]):
+            first, last = out_start[i], out_start[i + 1]
+            if codes[i] == SPLIT:
+                first += states[i, 1]
+                last = first + 1
+            for j in range(first, last):
                 f = out_fifo[j]
                 if count[f] >= depth[f] > 0:
                     room = False
@@ -167,7 +183,7 @@ def run(
                         starving,
                         starved,
                     )
-                for j in range(out_start[i], out_start[i + 1]):
+                for j in range(first, last):
                     f = out_fifo[j]
                     full = count[f] >= depth[f] > 0
                     _wait(now & BLOCKED != 0 and full, t, f, blocking, blocked)
@@ -178,7 +194,7 @@ def run(
                     change[f] -= 1
                     many = _touch(f, touched, is_touched, many)
             if flags & PUSH:
-                for j in range(out_start[i], out_start[i + 1]):
+                for j in range(first, last):
                     f = out_fifo[j]
                     if record_start[f] >= 0:
                         words = frame_words[f]
@@ -336,6 +352,8 @@ def _step(code: int, i: int, c: Any, s: Any, has: bool, room: bool) -> int:
         return _narrow(i, c, s, has, room)
     if code == CONCAT:
         return _concat(i, c, s, has, room)
+    if code == SPLIT:
+        return _split(i, c, s, has, room)
     if code == BATCH:
         return _batch(i, c, s, has, room)
     if code == PICK:
@@ -377,6 +395,21 @@ def _concat(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
     """A register fed by one input after the other: s[1] is the input, s[2] its words so far."""
     flags = _register(i, s, has, room)
     if flags & TAKE:
+        s[i, 2] += 1
+        if s[i, 2] == c[i, 1 + s[i, 1]]:
+            s[i, 2] = 0
+            s[i, 1] = (s[i, 1] + 1) % c[i, 0]
+    return flags
+
+
+@numba.njit(cache=True)
+def _split(i: int, c: Any, s: Any, has: bool, room: bool) -> int:
+    """A register that feeds one output after the other: s[1] is the output, s[2] its words so far.
+
+    `room` is that of this output.
+    """
+    flags = _register(i, s, has, room)
+    if flags & PUSH:
         s[i, 2] += 1
         if s[i, 2] == c[i, 1 + s[i, 1]]:
             s[i, 2] = 0

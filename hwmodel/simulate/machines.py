@@ -19,6 +19,7 @@ from hwmodel.simulate.engine import (
     PAD,
     PICK,
     REGISTER,
+    SPLIT,
     THRESHOLD,
     UP,
     WINDOW,
@@ -198,6 +199,14 @@ def _(kernel: k.Concat) -> Machine:
     if len(folds) + 1 > PARAMETERS:
         raise NotImplementedError(f"{kernel.name} concatenates more than {PARAMETERS - 1} streams")
     return Machine(CONCAT, (len(folds), *folds))
+
+
+@machine.register
+def _(kernel: k.Split) -> Machine:
+    folds = [channels // kernel.pe for channels in kernel.channels]
+    if len(folds) + 1 > PARAMETERS:
+        raise NotImplementedError(f"{kernel.name} splits into more than {PARAMETERS - 1} streams")
+    return Machine(SPLIT, (len(folds), *folds))
 
 
 @machine.register

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwmodel.kernels import Concat, Fork, Join, Shuffle, WidthConverter
+from hwmodel.kernels import Concat, Fork, Join, Shuffle, Split, WidthConverter
 from hwmodel.resources import Resources
 from hwmodel.streaming.fabric import bits, memory
 from hwmodel.streaming.terms import Part, Terms, terms
@@ -60,6 +60,13 @@ def _concat(kernel: Concat, part: Part) -> Terms:
     width = kernel.pe * kernel.element.bits
     ways = len(kernel.channels)
     return _streaming(kernel.cycles, width * (ways + 1), width * -(-ways // 2))
+
+
+@terms.register
+def _split(kernel: Split, part: Part) -> Terms:
+    """HLS: register slices; not fitted."""
+    width = kernel.pe * kernel.element.bits
+    return _streaming(kernel.cycles, width * (1 + len(kernel.channels)), 0)
 
 
 @terms.register

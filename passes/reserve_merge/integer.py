@@ -33,7 +33,7 @@ from graphopt.evidence import Cost
 from graphopt.ir.model import Model, node_label
 from graphopt.ir.quant import Grid, GridTable
 from graphopt.ir.shapes import ShapeTable
-from passes.linear import Initializers, Linear, replace_output
+from passes.linear import Initializers, Linear, prune, replace_output
 from passes.refused import Refused
 from passes.reserve_merge.integer_layers import IntegerLayer, codes_of, integer_chain, read_by
 from passes.reserve_merge.quantized_layers import at_tap, tap_of
@@ -380,19 +380,7 @@ def build(block: IntegerBlock, model: Model) -> None:
         offset += move
     read = [value.producer() for value in block.join.last.inputs if value is not None]
     made.merge(block, here, offset)
-    _prune(model, [node for node in read if node is not None])
-
-
-def _prune(model: Model, nodes: Sequence[onnx_ir.Node]) -> None:
-    """Takes away what nothing reads any more, and what only that read."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node.graph is None or any(o.uses() or o.is_graph_output() for o in node.outputs):
-            continue
-        behind = [value.producer() for value in node.inputs if value is not None]
-        model.graph.remove(node, safe=True)
-        waiting += [node for node in behind if node is not None]
+    prune(model, [node for node in read if node is not None])
 
 
 @dataclass

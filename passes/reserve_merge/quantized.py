@@ -34,7 +34,7 @@ from graphopt.ir.quant import Grid, GridTable, Quantization, limits
 from graphopt.ir.shapes import Shapes, ShapeTable
 from graphopt.pipeline.passes import Context, PassResult
 from graphopt.skips import Skip
-from passes.linear import Initializers, replace_output
+from passes.linear import Initializers, prune, replace_output
 from passes.refused import Refused
 from passes.reserve_merge import integer, lattice
 from passes.reserve_merge.integer_layers import is_integer
@@ -154,6 +154,23 @@ class QuantizedReserveMerge:
             raise Refused("not-worth-it", verdict.reason)
 
 
+def shorten(skip: Skip, model: Model) -> str:
+    """Moves the fork of a quantized skip behind the first layer of its branch.
+
+    Returns:
+        What was done, for the report.
+
+    Raises:
+        Refused: a condition does not hold; nothing is changed then.
+    """
+    join = model.node_index().get(skip.join)
+    grids = model.analyses.get(Quantization())
+    if join is None or is_integer(join, grids) or not _is_quantized(join, grids):
+        raise Refused("not-quantized", "it adds no tensors of QONNX's quantizers")
+    work = _Work(model, model.analyses.get(Shapes()), grids, QuantizedReserveMerge())
+    return work.shorten(skip, join)
+
+
 def _ends(
     skip: Skip, join: onnx_ir.Node, model: Model
 ) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value]:
@@ -262,6 +279,95 @@ class _Work:
             before,
             after,
         )
+
+    def shorten(self, skip: Skip, join: onnx_ir.Node) -> str:
+        """Moves the fork behind the first layer of the branch; returns what was done.
+
+        Raises:
+            Refused: a condition does not hold; nothing is changed then.
+        """
+        if len(join.inputs) != 2 or skip.operator != "Add":
+            raise Refused("many-paths", "the join adds more than one branch and one skip")
+        fork, branch, other = _ends(skip, join, self.model)
+        layers = chain(branch, fork, self.shapes, self.grids)
+        skipped = self._skipped(other, fork)
+        if len(layers) < 2:
+            raise Refused("one-layer", "there is no layer behind the first that could be skipped")
+        first, second = layers[:2]
+        if skipped.layer is not None:
+            raise Refused("skip-not-simple", f"{skipped.layer.label} stands on the skip")
+        if first.linear.group != 1 or any(stride != 1 for stride in first.linear.strides):
+            raise Refused("strides", f"{first.label} has groups or strides")
+        rows = self._rows([first], skipped)
+        assert first.quantizer is not None
+        here = self._reserve([first], rows, fork, second.linear.node)
+        own, more = first.linear.outputs, len(rows.rows[0].codes)
+        kept, carried = self._split(here, (own, more), second.linear.node, skip.name)
+        first.quantizer.outputs[0].replace_all_uses_with(kept)
+        join.replace_input_with(
+            join.inputs.index(other), self._snapped(carried, skipped, rows, other, join)
+        )
+        old = list(first.nodes)
+        maker = other.producer()
+        if other is not fork and maker is not None and not other.uses():
+            old.append(maker)
+        prune(self.model, old)
+        return f"the skip starts behind {first.label}, which carries {more} more channels"
+
+    def _split(
+        self, value: onnx_ir.Value, sizes: tuple[int, int], at: onnx_ir.Node, stem: str
+    ) -> tuple[onnx_ir.Value, onnx_ir.Value]:
+        """The channels of a tensor in two parts."""
+        inputs, attributes = [value], {"axis": 1}
+        if self.model.opset < 13:
+            attributes["split"] = list(sizes)  # type: ignore[assignment]
+        else:
+            inputs.append(self.initializers.add(f"{stem}.sizes", np.array(sizes, np.int64)))
+        node = onnx_ir.node(
+            "Split", inputs, attributes=attributes, num_outputs=2,
+            name=self.initializers.fresh(f"{stem}.split"),
+        )  # fmt: skip
+        for output in node.outputs:
+            output.name = self.initializers.fresh(f"{stem}.part")
+        self.model.graph.insert_before(at, node)
+        return node.outputs[0], node.outputs[1]
+
+    def _snapped(
+        self,
+        value: onnx_ir.Value,
+        skipped: _Skipped,
+        rows: _Reserved,
+        other: onnx_ir.Value,
+        at: onnx_ir.Node,
+    ) -> onnx_ir.Value:
+        """The carried codes with the skip's step again, lowered, and snapped to its grid."""
+        grid, stem = skipped.grid, other.name or "skip"
+        ratio = skipped.step / rows.step
+        here = value
+        if ratio != 1:
+            factor = self.initializers.add(f"{stem}.ratio", np.array(ratio, np.float32))
+            here = self._put(onnx_ir.node("Mul", [here, factor]), f"{stem}.scaled", at)
+        if rows.raised:
+            lower = np.array(-rows.raised * skipped.step, np.float32)
+            amount = self.initializers.add(f"{stem}.raised", lower)
+            here = self._put(onnx_ir.node("Add", [here, amount]), f"{stem}.lowered", at)
+        bits = max(1, (grid.high - grid.low).bit_length())
+        parameters = [
+            self.initializers.add(f"{stem}.{name}", np.array(number, np.float32))
+            for name, number in (("scale", skipped.step), ("zero", 0), ("bits", bits))
+        ]
+        narrow = int(grid.low < 0 and grid.low == -grid.high)
+        node = onnx_ir.node(
+            "Quant", [here, *parameters],
+            attributes={"signed": int(grid.low < 0), "narrow": narrow, "rounding_mode": "ROUND"},
+            domain=self._domain(), name=self.initializers.fresh(f"{stem}.snap"),
+        )  # fmt: skip
+        return self._put(node, f"{stem}.snapped", at)
+
+    def _domain(self) -> str:
+        """The domain that the model has for quantizers."""
+        found = (n.domain for n in self.model.graph if n.op_type in ("Quant", "IntQuant"))
+        return next(found, "qonnx.custom_op.general")
 
     def _skipped(self, value: onnx_ir.Value, fork: onnx_ir.Value) -> _Skipped:
         try:
@@ -758,17 +864,9 @@ class _Work:
 
     def _finish(self, old: onnx_ir.Node, new: onnx_ir.Node) -> None:
         """Puts `new` in the place of `old`, and takes away what nothing reads any more."""
-        sources = [value for value in old.inputs if value is not None]
+        sources = [value.producer() for value in old.inputs if value is not None]
         replace_output(self.model, old, new)
-        waiting = [value.producer() for value in sources]
-        while waiting:
-            node = waiting.pop()
-            if node is None or node.graph is None:
-                continue
-            if any(o.uses() or o.is_graph_output() for o in node.outputs):
-                continue
-            waiting += [value.producer() for value in node.inputs if value is not None]
-            self.model.graph.remove(node, safe=True)
+        prune(self.model, [node for node in sources if node is not None])
 
 
 @dataclass(frozen=True, eq=False)

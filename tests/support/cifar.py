@@ -27,13 +27,9 @@ def normalised(images: np.ndarray, statistics: tuple[tuple[float, ...], ...] | N
     return (images.astype(np.float32) / 255 - mean) / std
 
 
-def predictions(model: Model, images: np.ndarray, *, fused: bool = True) -> np.ndarray:
-    """Argmax for each image, whatever batch and layout the model wants; with `fused` as ONNX
-    Runtime rewrites the graph, else as it is written.
-    """
+def predictions(model: Model, images: np.ndarray) -> np.ndarray:
+    """Argmax for each image, whatever batch and layout the model wants."""
     options = ort.SessionOptions()
-    if not fused:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(
         model.to_proto().SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -276,6 +276,27 @@ def test_shuffles() -> None:
         finn.apply(design, {"a": {"SIMD": 8}})
 
 
+def test_a_split() -> None:
+    common = {"ChannelsPerStream": [4, 8], "SIMD": 2, "inputDataType": "UINT4"}
+    model = graphs.model(
+        [
+            graphs.node("StreamingSplit_hls", "x", "a b", **common, numInputVectors=[1, 3, 3]),
+            graphs.node("DuplicateStreams_hls", "a", "c d", NumChannels=4, PE=2,
+                        inputDataType="UINT4", numInputVectors=[1, 3, 3], NumOutputStreams=2),
+        ],
+        (1, 3, 3, 12),
+    )  # fmt: skip
+    design = finn.read(model)
+    split = next(kernel for kernel in design.kernels if isinstance(kernel, k.Split))
+    assert split.channels == (4, 8)
+    assert [port.words for port in split.outputs] == [18, 36]
+    assert finn.cycles(split) == 54
+    assert finn.finn_names(design).kernels[split.name] == "StreamingSplit_hls_0"
+    # By the time that word 3 (of pixel 1) leaves by the first, pixel 0 has left by the second.
+    assert split.sent(1, 0, 3) == 4
+    assert split.sent(0, 1, 3) == 2
+
+
 def test_depthwise_pool_and_concat() -> None:
     model = graphs.model(
         [
