@@ -174,6 +174,7 @@ def _first_on(skip: str, fork: str, end: onnx_ir.Value | None) -> list[_Found]:
             and move.op_type in _MOVES
             and move.domain in ("", "ai.onnx")
             and len(source.uses()) == 1
+            and not any(o.uses() or o.is_graph_output() for o in move.outputs[1:])
             and not source.is_graph_output()
         ):
             fact = f"{node_label(node)} treats all elements alike, and {move.op_type} moves them"
@@ -216,11 +217,14 @@ def _is_quantizer(node: onnx_ir.Node) -> bool:
 
 
 def _has_one_scale(node: onnx_ir.Node) -> bool:
-    """Whether every number that the quantizer has is one for all elements, and 0 stays 0."""
+    """Whether every number that the quantizer has is one for all elements, whatever their rank; it
+    rises, and 0 stays 0.
+    """
     arrays = [constant(value) for value in node.inputs[1:]]
-    plain = all(array is not None and array.size == 1 for array in arrays)
-    zero = arrays[1] if len(arrays) > 1 else None
-    return plain and (zero is None or not zero.any())
+    plain = all(array is not None and array.size == 1 and array.ndim <= 1 for array in arrays)
+    scale, zero = arrays[0], arrays[1] if len(arrays) > 1 else None
+    rises = scale is not None and bool((scale > 0).all())
+    return plain and rises and (zero is None or not zero.any())
 
 
 def _parameters(node: onnx_ir.Node) -> object:

@@ -237,6 +237,10 @@ def _quantize_linear(node: onnx_ir.Node, table: Mapping[str, Grid], s: ShapeTabl
     )
     if scale is None or zero is None or not (scale > 0).all():
         return None
+    said = node.attributes.get_int("output_dtype", 0)
+    grid = grid or (_all_codes(onnx_ir.DataType(said).name) if said else None)
+    if grid is None and said:
+        return None
     grid = grid or Grid(ONE, ZERO, 0, 255, False)
     shape = s[node.outputs[0].name or ""].shape
     placed = _placed(node, scale, zero, None if shape is None else len(shape))
@@ -292,7 +296,11 @@ def _qlinear(node: onnx_ir.Node, table: Mapping[str, Grid], shapes: ShapeTable) 
 
 def _integers(value: onnx_ir.Value | None) -> Grid | None:
     """All codes of an integer tensor."""
-    name = value.dtype.name if value is not None and value.dtype is not None else ""
+    return _all_codes(value.dtype.name if value is not None and value.dtype is not None else "")
+
+
+def _all_codes(name: str) -> Grid | None:
+    """All codes of an integer type, "INT8"."""
     match = re.fullmatch(r"(U?)INT(2|4|8|16|32)", name)
     if match is None:
         return None

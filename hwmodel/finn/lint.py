@@ -359,7 +359,8 @@ class _Lint:
         """The quantizer with steps of 1: what comes in is divided by its scale, which goes into the
         weights behind it.
         """
-        scale = self.grids[quantizer.outputs[0].name or ""].scale.reshape(-1)
+        given = self.grids[quantizer.outputs[0].name or ""].scale
+        scale = given.reshape(-1)
         norm = quantizer.inputs[0].producer() if quantizer.inputs[0] is not None else None
         chain_ = [quantizer]
         while norm is not None and norm.op_type == "Relu":
@@ -376,6 +377,11 @@ class _Lint:
         if weight is None or any(array is None for array in factors):
             raise Refused("not-constant", "the batch norm has no constants")
         codes, steps, bits = weight_codes(weight, self.grids)
+        shape = (1,) * (codes.ndim - given.ndim) + given.shape
+        if shape != (1, len(codes), *[1] * (codes.ndim - 2)) or codes.shape[1] != 1:
+            raise Refused("scales", "the scales are not those of the channels, one filter each")
+        if codes.min() < -(2 ** (bits - 1)) or codes.max() >= 2 ** (bits - 1):
+            bits += 1  # they were unsigned
         initializers = Initializers(self.model.graph, set(self.model.value_index()))
         for place, array in zip((1, 2), factors, strict=True):
             assert array is not None

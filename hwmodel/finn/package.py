@@ -76,17 +76,19 @@ def annotated(model: Model, element: str) -> Model:
 def single(model: Model) -> Model:
     """A copy whose batch is 1 where it was open; FINN wants every size as a number."""
     copy = model.clone()
-    open_sizes = {
+    named = {
         value.shape[0].value
         for value in copy.graph.inputs
         if value.shape and isinstance(value.shape[0], onnx_ir.SymbolicDim)
-    }
-    nodes = [value for node in copy.graph for value in node.outputs]
-    for value in (*copy.graph.inputs, *nodes):
+    } - {None}
+    made = [value for node in copy.graph for value in node.outputs]
+    for value in (*copy.graph.inputs, *made):
         if value.shape is None:
             continue
         value.shape = onnx_ir.Shape(
-            1 if isinstance(size, onnx_ir.SymbolicDim) and size.value in open_sizes else size
-            for size in value.shape
-        )
+            1 if isinstance(size, onnx_ir.SymbolicDim)
+            and (size.value in named or (axis == 0 and size.value is None))
+            else size
+            for axis, size in enumerate(value.shape)
+        )  # fmt: skip
     return copy

@@ -36,6 +36,9 @@ _BOUNDING = frozenset(
 )
 """Operators that a reason names as the source of a bound, whatever was known before them."""
 
+_SNAPPING = frozenset("Quant IntQuant BipolarQuant QuantizeLinear DequantizeLinear".split())
+"""Operators whose results are values of codes, computed as such."""
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -57,10 +60,13 @@ class Ranges:
 
 
 def _lie_on(facts: Facts, grids: GridTable, values: Iterable[onnx_ir.Value]) -> None:
-    """Quantized tensors have no values but those of their codes."""
+    """What a quantizer makes has no values but those of its codes. What arithmetic makes of them
+    may miss its grid by a rounding.
+    """
     for value in values:
-        grid = grids.get(value.name or "")
-        if grid is not None and value.name not in facts.fixed:
+        grid, node = grids.get(value.name or ""), value.producer()
+        made = node is None or node.op_type in _SNAPPING or node.op_type.startswith("QLinear")
+        if grid is not None and made and value.name not in facts.fixed:
             facts.lie_on(value, grid)
 
 

@@ -84,16 +84,20 @@ class Facts:
                 self._keep(value.name, Bounds.of(low, high), self.origins[value.name])
 
     def _ends(self, grid: Grid, value: onnx_ir.Value) -> Bounds:
-        """The values of the least and of the greatest code."""
+        """The values of the least and of the greatest code, whether or not they are rounded."""
         if grid.codes:
             return Bounds.of(grid.low, grid.high)
         dtype = self.info(value).dtype
         kind = np.dtype(np.float32 if dtype is None or dtype not in FLOATS else dtype.numpy())
+        exact = [grid.real(code) for code in (grid.low, grid.high)]
         steps = [(code - grid.zero_point).astype(kind) for code in (grid.low, grid.high)]
-        low, high = (step * grid.scale.astype(kind) for step in steps)
-        sizes = low.shape[2:] if low.ndim >= 2 and low.shape[0] == 1 else (low.size,)
-        if all(size == 1 for size in sizes):
-            return Bounds.of(low.reshape(-1), high.reshape(-1))
+        rounded = [step * grid.scale.astype(kind) for step in steps]
+        low, high = np.minimum(exact[0], rounded[0]), np.maximum(exact[1], rounded[1])
+        shape = self.info(value).shape
+        if shape is not None and len(shape) >= 2:
+            aligned = (1,) * (len(shape) - low.ndim) + low.shape
+            if aligned[1] == low.size:  # one for each channel, or one
+                return Bounds.of(low.reshape(-1), high.reshape(-1))
         return Bounds.of(low.min(), high.max())
 
     def bounds(self, value: onnx_ir.Value | None) -> Bounds:

@@ -1,7 +1,7 @@
 """Reserve-merge on QDQ and QLinear graphs of 8 bits: exact in the codes.
 
 **Reserve.** The rows that reserve a tensor of codes have the weight 1 and the scale s' / s, so that
-their multiplier is 1; a bias of whole steps moves the codes from one integer type into the other.
+their multiplier is 1; a bias of whole steps takes the codes past other zero points.
 What was read as q on the skip's grid leaves the branch as q + offset, beside the branch's codes.
 
 **Merge.** The last layer reserves too; a 1x1 convolution adds, with whole weights m for the branch
@@ -35,13 +35,21 @@ from graphopt.ir.quant import Grid, GridTable
 from graphopt.ir.shapes import ShapeTable
 from passes.linear import Initializers, Linear, prune, replace_output
 from passes.refused import Refused
-from passes.reserve_merge.integer_layers import IntegerLayer, codes_of, integer_chain, read_by
+from passes.reserve_merge.integer_layers import (
+    IntegerLayer,
+    check_single,
+    codes_of,
+    integer_chain,
+    read_by,
+)
 from passes.reserve_merge.quantized_layers import at_tap, tap_of
 
 Array = npt.NDArray[Any]
 
 _INT8 = 127
 """Largest weight of a QLinearConv."""
+_EXACT = 2**24
+"""Up to which float32 holds every integer; every quarter up to a fourth of it."""
 _HARD = 256
 """Pairs nearest to half way between two codes, which are tried first."""
 
@@ -57,6 +65,7 @@ class Addition:
         off: codes by which they are off, at most.
         unsure: pairs whose code in float32 is not that of the real sum, before and after.
         nudge: what is added to the sum, in steps of 1 / m of the branch's.
+        fused: whether a QLinearConv may add: not where a Relu behind the sum clips codes.
     """
 
     m: int
@@ -66,6 +75,7 @@ class Addition:
     off: int
     unsure: int
     nudge: float = 0.0
+    fused: bool = True
 
     @property
     def bits(self) -> int:
@@ -75,7 +85,7 @@ class Addition:
     @property
     def is_int8(self) -> bool:
         """Whether a QLinearConv can hold the weights."""
-        return max(self.m, self.n) <= _INT8
+        return self.fused and max(self.m, self.n) <= _INT8
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +199,8 @@ def read(
     if not layers:
         raise Refused("no-branch", "there is no layer between the fork and the join")
     found = _behind(join, grids)
+    if len({one.low for layer in layers for one in (layer.into, layer.out)} | {found.out.low}) > 1:
+        raise Refused("mixed-types", "int8 and uint8 codes meet, which no QLinearConv takes")
     taps = _check(layers, shapes)
     moves = _moves(layers, skip)
     wanted = sums(
@@ -214,6 +226,7 @@ def _behind(join: onnx_ir.Node, grids: GridTable) -> _Join:
             break
         node = uses[0].node
         if node.op_type == "QuantizeLinear":
+            check_single(node)
             _, out = codes_of(node.outputs[0], grids)
             return _Join(join, node, out, relu)
         if node.op_type != "Relu" or relu:
@@ -312,9 +325,11 @@ def weights(
     half = np.abs(exact - np.floor(exact) - 0.5)
     hard = np.unravel_index(np.argsort(half, axis=None)[:_HARD], half.shape)
 
+    fused = not (relu and int(out.zero_point) > out.low)
+
     def off(m: int, n: int, nudge: float, where: Any) -> Array:
         total = (m * b + n * x)[where].astype(np.float32) + np.float32(nudge)
-        if max(m, n) <= _INT8:  # QLinearConv: scales in, of the weight, out
+        if fused and max(m, n) <= _INT8:  # QLinearConv: scales in, of the weight, out
             steps = total * (np.float32(s_b) * np.float32(1 / m) / np.float32(s))
         else:
             steps = total / np.float32(s * m / s_b)
@@ -323,9 +338,11 @@ def weights(
     best: tuple[int, int, int, float] | None = None
     for m in range(1, limit + 1):
         n = round(m * s_x / s_b)
-        if not 0 < n <= limit:
+        if not 0 < n <= limit or 255 * (m + n) >= _EXACT:
             continue
         for nudge in (0.0,) if max(m, n) <= _INT8 else (0.0, 0.25, -0.25):
+            if nudge and 255 * (m + n) >= _EXACT / 4:
+                continue
             if not approximate and off(m, n, nudge, hard).any():
                 continue
             count = int(np.count_nonzero(off(m, n, nudge, ...)))
@@ -342,7 +359,7 @@ def weights(
     count, m, n, nudge = best
     real = int(np.count_nonzero(_codes(exact, out, relu) != wanted))
     most = int(off(m, n, nudge, ...).max())
-    return Addition(m, n, count, wanted.size, most, real, nudge)
+    return Addition(m, n, count, wanted.size, most, real, nudge, fused)
 
 
 def _codes(steps: Array, out: Grid, relu: bool) -> Array:
@@ -441,16 +458,15 @@ class _Builder:
         codes = codes.reshape(count, 2 * count, *[1] * (rank - 2))
         zero = int(block.branch.zero_point)
         bias = np.full(count, add.n * (zero - offset - int(block.skip.zero_point)))
-        hidden = block.join.relu and int(out.zero_point) > out.low
-        if add.is_int8 and not hidden:
+        if add.is_int8:
             scale = np.full(count, 1 / add.m)
             node = self._conv(block.join.node, source, codes, scale, bias, (block.branch, out), {})
         else:
-            node = self._floats(block, source, codes, bias)
+            node = self._floats(block, source, codes, offset)
         replace_output(self.model, block.join.last, node)
 
     def _floats(
-        self, block: IntegerBlock, source: onnx_ir.Value, codes: Array, bias: Array
+        self, block: IntegerBlock, source: onnx_ir.Value, codes: Array, offset: int
     ) -> onnx_ir.Node:
         """The same sums in floats that hold integers, and a quantizer with their step.
 
@@ -463,13 +479,21 @@ class _Builder:
         here = self._put(
             onnx_ir.node("Cast", [source], attributes={"to": int(to)}), f"{source.name}.integers"
         )
-        zero = int(block.branch.zero_point) * codes.reshape(len(codes), -1).sum(axis=1)
-        arrays = [codes.astype(np.float32), (bias - zero + block.addition.nudge).astype(np.float32)]
-        named = [self.initializers.add(f"{label}.weight", array) for array in arrays]
+        zeros = np.repeat(
+            [int(block.branch.zero_point), offset + int(block.skip.zero_point)], len(codes)
+        )
+        named = self.initializers.add(
+            f"{label}.zeros", zeros.astype(np.float32).reshape(-1, *[1] * (codes.ndim - 2))
+        )
+        here = self._put(onnx_ir.node("Sub", [here, named]), f"{label}.centred")
+        arrays = [codes.astype(np.float32)]
+        if block.addition.nudge:
+            arrays.append(np.full(len(codes), block.addition.nudge, np.float32))
+        weights_ = [self.initializers.add(f"{label}.weight", array) for array in arrays]
         here = self._put(
             onnx_ir.node(
                 "Conv",
-                [here, *named],
+                [here, *weights_],
                 attributes={"kernel_shape": list(codes.shape[2:])},
                 name=self.initializers.fresh(f"{label}.sum"),
             ),

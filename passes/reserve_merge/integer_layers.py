@@ -28,6 +28,10 @@ Array = npt.NDArray[Any]
 
 _SAME_STEP = 2.0**-20
 """Share by which the step of a bias may differ from s s_w, which it stands for."""
+_WHOLE = 0.01
+"""Steps by which a bias of floats may miss a whole number of them."""
+_LARGEST = 2**31 - 2**16
+"""Bias in steps that an int32 holds, with room for what reserved channels add."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,7 @@ def codes_of(value: onnx_ir.Value, grids: GridTable) -> tuple[onnx_ir.Value, Gri
     codes: onnx_ir.Value | None = value
     if node is not None and node.op_type == "DequantizeLinear":
         codes = node.inputs[0]
+        check_single(node)
     elif grid is not None and not grid.codes:
         grid = None
     if grid is None or codes is None:
@@ -93,6 +98,17 @@ def codes_of(value: onnx_ir.Value, grids: GridTable) -> tuple[onnx_ir.Value, Gri
     if (grid.low, grid.high) not in ((-128, 127), (0, 255)):
         raise Refused("width", f"the codes of '{value.name}' are not of 8 bits")
     return codes, replace(grid, codes=True)
+
+
+def check_single(node: onnx_ir.Node) -> None:
+    """Whether a quantizer computes in float32.
+
+    Raises:
+        Refused: it does not, or its scale is no constant.
+    """
+    scale = constant(node.inputs[1])
+    if scale is None or scale.dtype != np.float32:
+        raise Refused("width", f"{node_label(node)} does not compute in float32")
 
 
 def read_by(node: onnx_ir.Node, place: int, grids: GridTable) -> tuple[onnx_ir.Value, Grid]:
@@ -165,6 +181,7 @@ def _layer(codes: onnx_ir.Value, shapes: ShapeTable, grids: GridTable) -> Intege
         raise Refused(
             "branch-not-a-chain", f"{node_label(last)} ({last.op_type}) stands in the branch"
         )
+    check_single(last)
     nodes, lowest = [last], out.low
     value = last.inputs[0]
     node = value.producer() if value is not None else None
@@ -254,12 +271,26 @@ def _bias(value: onnx_ir.Value | None, step: Array) -> Array:
     """
     if value is None:
         return np.zeros(len(step), np.int64)
-    real = constant(value)
+    real, times = constant(value), np.ones(len(step))
+    if not (np.isfinite(step) & (step > 0)).all():
+        raise Refused(
+            "weight-scales", f"the layer of '{value.name}' has a scale that is not above 0"
+        )
     if real is None:
         _, codes, scale, zero = _dequantized(value, "bias")
-        real = (codes.astype(np.float64) - zero) * scale.astype(np.float64)
-    counted = np.broadcast_to(real.astype(np.float64).reshape(-1), step.shape) / step
+        real = codes.astype(np.float64) - zero
+        ratio = np.broadcast_to(scale.astype(np.float64).reshape(-1), step.shape) / step
+        times = np.rint(ratio)
+        if (times < 1).any() or (np.abs(ratio - times) > _SAME_STEP * ratio).any():
+            raise Refused(
+                "quantized-bias", f"'{value.name}' has no whole number of the layer's steps"
+            )
+        counted = np.broadcast_to(real.reshape(-1), step.shape) * times
+    else:
+        counted = np.broadcast_to(real.astype(np.float64).reshape(-1), step.shape) / step
     whole = np.rint(counted)
-    if (np.abs(counted - whole) > _SAME_STEP * np.maximum(1, np.abs(counted))).any():
+    if (np.abs(counted - whole) > _WHOLE).any():
         raise Refused("quantized-bias", f"the bias '{value.name}' is no whole number of steps")
+    if (np.abs(whole) > _LARGEST).any():
+        raise Refused("quantized-bias", f"the bias '{value.name}' needs more than 32 bits")
     return whole.astype(np.int64)

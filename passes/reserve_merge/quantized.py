@@ -38,7 +38,14 @@ from passes.linear import Initializers, prune, replace_output
 from passes.refused import Refused
 from passes.reserve_merge import integer, lattice
 from passes.reserve_merge.integer_layers import is_integer
-from passes.reserve_merge.quantized_layers import Layer, OnlyQuantizer, at_tap, chain, tap_of
+from passes.reserve_merge.quantized_layers import (
+    Layer,
+    OnlyQuantizer,
+    at_tap,
+    chain,
+    check_sizes,
+    tap_of,
+)
 from passes.skip_detection import Skips
 
 Array = npt.NDArray[Any]
@@ -122,8 +129,11 @@ class QuantizedReserveMerge:
         Raises:
             Refused: a condition does not hold.
         """
+        if join.op_type != "QLinearAdd" and len(join.inputs) != 2:
+            raise Refused("many-paths", "the join adds more than one branch and one skip")
         fork, branch, other = _ends(skip, join, model)
         shapes = model.analyses.get(Shapes())
+        check_sizes((branch, other, join.outputs[0]), shapes)
         block = integer.read(
             join, branch, other, fork, grids, shapes,
             limit=self.integer_limit, approximate=self.approximate,
@@ -260,6 +270,7 @@ class _Work:
         if len(join.inputs) != 2 or skip.operator != "Add":
             raise Refused("many-paths", "the join adds more than one branch and one skip")
         fork, branch, other = _ends(skip, join, self.model)
+        check_sizes((branch, other, join.outputs[0]), self.shapes)
         layers = chain(branch, fork, self.shapes, self.grids)
         if not layers:
             raise Refused("no-branch", "there is no layer between the fork and the join")
@@ -289,6 +300,7 @@ class _Work:
         if len(join.inputs) != 2 or skip.operator != "Add":
             raise Refused("many-paths", "the join adds more than one branch and one skip")
         fork, branch, other = _ends(skip, join, self.model)
+        check_sizes((branch, other, join.outputs[0]), self.shapes)
         layers = chain(branch, fork, self.shapes, self.grids)
         skipped = self._skipped(other, fork)
         if len(layers) < 2:
@@ -298,6 +310,11 @@ class _Work:
             raise Refused("skip-not-simple", f"{skipped.layer.label} stands on the skip")
         if first.linear.group != 1 or any(stride != 1 for stride in first.linear.strides):
             raise Refused("strides", f"{first.label} has groups or strides")
+        check_sizes((fork, first.linear.node.outputs[0]), self.shapes)
+        grid = skipped.grid
+        exact = [limits(grid.bits, signed=grid.low < 0, narrow=narrow) for narrow in (False, True)]
+        if skipped.snapped and (grid.low, grid.high) not in exact:
+            raise Refused("unequal-widths", "no quantizer clips to the codes of the skip's own")
         rows = self._rows([first], skipped)
         assert first.quantizer is not None
         here = self._reserve([first], rows, fork, second.linear.node)
@@ -351,15 +368,17 @@ class _Work:
             lower = np.array(-rows.raised * skipped.step, np.float32)
             amount = self.initializers.add(f"{stem}.raised", lower)
             here = self._put(onnx_ir.node("Add", [here, amount]), f"{stem}.lowered", at)
-        bits = max(1, (grid.high - grid.low).bit_length())
+        signed = grid.low < 0
+        narrow = (grid.low, grid.high) == limits(grid.bits, signed=signed, narrow=True)
         parameters = [
             self.initializers.add(f"{stem}.{name}", np.array(number, np.float32))
-            for name, number in (("scale", skipped.step), ("zero", 0), ("bits", bits))
+            for name, number in (("scale", skipped.step), ("zero", 0), ("bits", grid.bits))
         ]
-        narrow = int(grid.low < 0 and grid.low == -grid.high)
         node = onnx_ir.node(
             "Quant", [here, *parameters],
-            attributes={"signed": int(grid.low < 0), "narrow": narrow, "rounding_mode": "ROUND"},
+            attributes={
+                "signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND",
+            },
             domain=self._domain(), name=self.initializers.fresh(f"{stem}.snap"),
         )  # fmt: skip
         return self._put(node, f"{stem}.snapped", at)

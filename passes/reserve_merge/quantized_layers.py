@@ -173,6 +173,19 @@ def weight_codes(value: onnx_ir.Value, grids: GridTable) -> tuple[Array, Array, 
     return codes.astype(np.int64), np.broadcast_to(unit.reshape(-1), (channels,)), bits
 
 
+def check_sizes(values: Sequence[onnx_ir.Value], shapes: ShapeTable) -> None:
+    """Whether tensors have maps of the same sizes, so that none is repeated where they meet.
+
+    Raises:
+        Refused: they do not, or the sizes are not known.
+    """
+    found = [shapes[value.name or ""].shape for value in values]
+    maps = {None if shape is None else shape[2:] for shape in found}
+    if len(maps) != 1 or any(shape is None or None in shape[2:] for shape in found):
+        names = " and ".join(f"'{value.name}'" for value in values)
+        raise Refused("broadcast", f"{names} are not known to have maps of the same sizes")
+
+
 def tap_of(
     linear: Linear, shapes: ShapeTable, offset: Sequence[int] | None = None
 ) -> tuple[int, ...]:
@@ -218,6 +231,10 @@ def _layer(nodes: list[onnx_ir.Node], shapes: ShapeTable, grids: GridTable) -> L
     gain, shift = np.ones(len(codes)), np.zeros(len(codes))
     relu = False
     for node in behind:
+        if node.op_type == "Sub" and constant(node.inputs[0]) is not None:
+            raise Refused(
+                "branch-not-a-chain", f"{node_label(node)} takes its input from a constant"
+            )
         if node.op_type == "Relu" and node.domain in ("", "ai.onnx"):
             relu = True
             continue

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from graphopt import optimize
 from graphopt.evidence import Exactness
@@ -107,13 +108,19 @@ def test_it_is_worth_it_only_where_fifos_shrink() -> None:
     assert outcome.fates[0].fate.value in ("kept", "refused")
 
 
-@pytest.mark.parametrize("kind", ["per channel", "zero point", "two readers", "average"])
+@pytest.mark.parametrize(
+    "kind", ["per channel", "zero point", "two readers", "average", "ranked scale", "indices"]
+)
 def test_what_does_not_commute_stays(kind: str) -> None:
     net = block()
     x = net.conv(net.quantized("x", signed=False), 6, 6, 3)
     operator = "AveragePool" if kind == "average" else "MaxPool"
     moved = net.op(operator, x, kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4)
     scale = np.full((1, 6, 1, 1), 0.25) if kind == "per channel" else np.float64(0.25)
+    if kind == "ranked scale":
+        scale = np.full((1, 1, 1, 1), 0.25)
+    if kind == "indices":
+        net.nodes[-1].output.append("places")
     zero = 1.0 if kind == "zero point" else 0.0
     given = [net.constant(value) for value in (scale, zero, 4)]
     quant = {"domain": blocks.DOMAIN, "signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
@@ -122,5 +129,10 @@ def test_what_does_not_commute_stays(kind: str) -> None:
     out = net.op("Add", branch, aside)
     if kind == "two readers":
         out = net.op("Add", out, moved)
-    _, found = narrowed(net.model(out), when="possible")
+    proto = net.model(out)
+    if kind == "indices":
+        proto.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
+        assert not NarrowSkip(when="possible").run(Model.load(proto), FINN).rewrites
+        return
+    _, found = narrowed(proto, when="possible")
     assert not found.rewrites

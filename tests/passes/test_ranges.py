@@ -850,7 +850,7 @@ def test_qonnx_thresholds_and_signs() -> None:
 
 
 def test_quantized_tensors_end_at_their_codes() -> None:
-    """Not a rounding more: the ends are values of codes, in the tensor's own format."""
+    """Not a rounding more: the ends are values of codes, exact or in the tensor's own format."""
     net = Net()
     grid = [np.array(0.3), np.array(0.0), np.array(4.0)]
     whole = net.add("Quant", "x", *grid, domain="qonnx.custom_op.general", signed=0, narrow=0)
@@ -858,9 +858,15 @@ def test_quantized_tensors_end_at_their_codes() -> None:
     each = net.add("Quant", "x", steps, *grid[1:], domain="qonnx.custom_op.general", signed=1)
     sum_ = net.add("Add", whole, whole)
     table = net.ranges()
-    assert (table[whole].low, table[whole].high) == (0, np.float32(15) * np.float32(0.3))
-    np.testing.assert_array_equal(table[each].high, np.float32(7) * steps.reshape(-1))
-    np.testing.assert_array_equal(table[each].low, np.float32(-8) * steps.reshape(-1))
+    single = np.float32
+    assert table[whole].low == 0
+    assert table[whole].high == max(single(15) * single(0.3), 15 * np.float64(single(0.3)))
+    ends = [
+        np.stack([single(code) * steps.reshape(-1), code * steps.reshape(-1).astype(np.float64)])
+        for code in (-8, 7)
+    ]
+    np.testing.assert_array_equal(table[each].low, ends[0].min(axis=0))
+    np.testing.assert_array_equal(table[each].high, ends[1].max(axis=0))
     assert table[sum_].within(0, 2 * 15 * 0.3 + 1e-5)
 
 

@@ -96,3 +96,18 @@ def test_refused(form: str) -> None:
     assert result.SerializeToString(deterministic=True) == Model.load(
         proto
     ).to_proto().SerializeToString(deterministic=True)
+
+
+def test_a_first_layer_that_shrinks_the_map_is_refused() -> None:
+    x = data(False)
+    net = blocks.Block(x, 0, 4, False)
+    source = net.quantized("x", signed=False)
+    inner = net.relu(net.conv(source, 6, 6, 3))
+    last = net.quantized(net.conv(inner, 6, 6, 3), signed=True)
+    proto = net.model(net.op("Add", last, net.quantized(source, signed=True, scale=net.scale)))
+    convs = [node for node in proto.graph.node if node.op_type == "Conv"]
+    for conv, pads in zip(convs, ([0] * 4, [2] * 4), strict=True):
+        (attribute,) = (one for one in conv.attribute if one.name == "pads")
+        attribute.ints[:] = pads
+    _, found = shortened(proto)
+    assert [one.code for one in found.refusals] == ["broadcast"]

@@ -16,7 +16,7 @@ from graphopt.cli.main import main
 from graphopt.ir import Model
 from graphopt.verify.numeric import Status
 from hwmodel.finn.lint import Finding, FinnLint, findings
-from hwmodel.finn.package import annotated
+from hwmodel.finn.package import annotated, single
 from tests.support.benchmarks import benchmark
 
 blocks = benchmark("quantized_blocks")
@@ -299,3 +299,13 @@ def test_a_pool_that_is_truncated_is_one_of_finns() -> None:
     assert codes(fixed(net, pooled, ["N", 6, 1, 1])) == {"pool"}
     trunc = net.op("Trunc", pooled, *given, domain=blocks.DOMAIN, rounding_mode="FLOOR")
     assert codes(fixed(net, trunc, ["N", 6, 1, 1])) == set()
+
+
+def test_only_an_open_batch_becomes_one() -> None:
+    proto = depthwise()
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    made = single(Model.load(proto)).to_proto().graph
+    (dims,) = ([d.dim_value for d in v.type.tensor_type.shape.dim] for v in made.input)
+    assert dims == [1, 0, 0, 0]

@@ -464,3 +464,64 @@ def test_a_code_that_is_read_in_two_ways() -> None:
     proto = net.model(net.add(x, last, SHORT[2], 132), 6)
     result, _ = removed(proto)
     assert (run(result, inputs()) != run(proto, inputs())).mean() < 1e-3
+
+
+def test_more_than_two_addends_are_refused() -> None:
+    net = Net(False)
+    x = net.quantized("x", SHORT[0], 119)
+    last = net.real(net.conv(net.conv(x, 8, 6, 0.02, 0), 6, 8, SHORT[1], 140))
+    skip = net.real(x)
+    out = net.quantized(net.op("Sum", last, skip, skip), SHORT[2], 132)
+    refused(net.model(out, 6), "many-paths")
+
+
+def test_maps_of_other_sizes_are_refused() -> None:
+    """A branch that ends at one pixel is repeated over the skip's map."""
+    net = Net(True)
+    x = net.quantized("x", SHORT[0], 119)
+    inner = net.conv(x, 8, 6, 0.02, 0, pads=[0] * 4)
+    last = net.conv(inner, 6, 8, SHORT[1], 140, kernel=1, pads=[0] * 4)
+    refused(net.model(net.add(x, last, SHORT[2], 132), 6, (3, 3)), "broadcast")
+
+
+def test_types_that_differ_are_refused() -> None:
+    net = Net(False)
+    x = net.quantized("x", SHORT[0], 119)
+    net.signed = True
+    inner = net.conv(x, 8, 6, 0.02, 0)
+    net.signed = False
+    last = net.conv(inner, 6, 8, SHORT[1], 140)
+    refused(net.model(net.add(x, last, SHORT[2], 132), 6), "mixed-types")
+
+
+def test_a_bias_beyond_32_bits_is_refused() -> None:
+    net = Net(False)
+    proto = net.model(basic(net), 6)
+    conv = next(node for node in proto.graph.node if node.op_type == "Conv")
+    maker = next(node for node in proto.graph.node if node.output[0] == conv.input[2])
+    tensor = next(t for t in proto.graph.initializer if t.name == maker.input[1])
+    array = numpy_helper.to_array(tensor) * np.float32(2**24)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    assert "32 bits" in refused(proto, "quantized-bias").reason
+
+
+def test_sums_that_are_almost_ties_stay_on_their_side() -> None:
+    """Wide weights around large zero points: what is added to the sum must not be lost in it."""
+    rng = np.random.default_rng(5)
+    nudged = 0
+    for seed in range(12):
+        steps = rng.uniform(0.01, 0.05, 3)
+        net = Net(True, seed=seed)
+        x = net.quantized("x", float(steps[0]), 250)
+        last = net.conv(net.conv(x, 8, 6, 0.02, 0), 6, 8, float(steps[1]), 3)
+        proto = net.model(net.add(x, last, float(steps[2]), 132), 6)
+        model = Model.load(proto)
+        found = QuantizedReserveMerge(when="possible").run(model, Context())
+        if not found.rewrites:
+            assert found.refusals[0].code == "no-lattice"
+            continue
+        nudged += 1
+        result = model.to_proto()
+        x_in = np.random.default_rng(seed).uniform(-13, 1, (4, 6, 7, 9)).astype(np.float32)
+        np.testing.assert_array_equal(run(result, x_in), run(proto, x_in))
+    assert nudged > 6
