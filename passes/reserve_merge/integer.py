@@ -11,8 +11,9 @@ and n for the skip, whose ratio stands for that of the two steps:
 
 The sum is over two codes of 8 bits, so the result of every pair is known, in float32 too: m is the
 smallest for which all of them come out as they did. Where m and n have 8 bits it is a QLinearConv;
-else the convolution is of floats that hold these integers, with a QuantizeLinear behind it, and may
-add a quarter, to put a sum that is almost half way between two codes on the side where it was.
+else the convolution is of floats that hold these integers, with a QuantizeLinear behind it. A
+quarter more, or a step of the last that differs in its last digits, puts a sum that is almost half
+way between two codes on the side where it was.
 
 A projection on the skip is refused: its codes lie around a zero point of their own, and no bias of
 whole steps moves them to that of the branch.
@@ -49,7 +50,10 @@ Array = npt.NDArray[Any]
 _INT8 = 127
 """Largest weight of a QLinearConv."""
 _EXACT = 2**24
-"""Up to which float32 holds every integer; every quarter up to a fourth of it."""
+"""Up to which float32 holds every integer."""
+_NUDGES = ((0.0, 0), (0.25, 0), (-0.25, 0), (0.0, 1), (0.0, -1))
+"""What may be added to a sum, and to the last digit of the step that it is divided by: ONNX
+Runtime's own sum is off by about that."""
 _HARD = 256
 """Pairs nearest to half way between two codes, which are tried first."""
 
@@ -65,6 +69,7 @@ class Addition:
         off: codes by which they are off, at most.
         unsure: pairs whose code in float32 is not that of the real sum, before and after.
         nudge: what is added to the sum, in steps of 1 / m of the branch's.
+        step: what the sum is divided by, a float32, where no QLinearConv adds.
         fused: whether a QLinearConv may add: not where a Relu behind the sum clips codes.
     """
 
@@ -74,8 +79,9 @@ class Addition:
     pairs: int
     off: int
     unsure: int
-    nudge: float = 0.0
-    fused: bool = True
+    nudge: float
+    step: float
+    fused: bool
 
     @property
     def bits(self) -> int:
@@ -327,27 +333,26 @@ def weights(
 
     fused = not (relu and int(out.zero_point) > out.low)
 
-    def off(m: int, n: int, nudge: float, where: Any) -> Array:
+    def off(m: int, n: int, nudge: float, step: np.float32, where: Any) -> Array:
         total = (m * b + n * x)[where].astype(np.float32) + np.float32(nudge)
         if fused and max(m, n) <= _INT8:  # QLinearConv: scales in, of the weight, out
             steps = total * (np.float32(s_b) * np.float32(1 / m) / np.float32(s))
         else:
-            steps = total / np.float32(s * m / s_b)
+            steps = total / step
         return np.asarray(np.abs(_codes(steps, out, relu) - wanted[where]))
 
-    best: tuple[int, int, int, float] | None = None
+    best: tuple[int, int, int, float, np.float32] | None = None
     for m in range(1, limit + 1):
         n = round(m * s_x / s_b)
         if not 0 < n <= limit or 255 * (m + n) >= _EXACT:
             continue
-        for nudge in (0.0,) if max(m, n) <= _INT8 else (0.0, 0.25, -0.25):
-            if nudge and 255 * (m + n) >= _EXACT / 4:
+        for nudge, digits in _NUDGES[:1] if max(m, n) <= _INT8 else _NUDGES:
+            step = _moved(np.float32(s * m / s_b), digits)
+            if not approximate and off(m, n, nudge, step, hard).any():
                 continue
-            if not approximate and off(m, n, nudge, hard).any():
-                continue
-            count = int(np.count_nonzero(off(m, n, nudge, ...)))
+            count = int(np.count_nonzero(off(m, n, nudge, step, ...)))
             if best is None or count < best[0]:
-                best = (count, m, n, nudge)
+                best = (count, m, n, nudge, step)
         if best is not None and not best[0]:
             break
     if best is None or (best[0] and not approximate):
@@ -356,10 +361,17 @@ def weights(
             f"the addends' steps have the ratio {s_x / s_b:.6g}: no whole weights up to {limit} "
             "give all codes as they were",
         )
-    count, m, n, nudge = best
+    count, m, n, nudge, step = best
     real = int(np.count_nonzero(_codes(exact, out, relu) != wanted))
-    most = int(off(m, n, nudge, ...).max())
-    return Addition(m, n, count, wanted.size, most, real, nudge, fused)
+    most = int(off(m, n, nudge, step, ...).max())
+    return Addition(m, n, count, wanted.size, most, real, nudge, float(step), fused)
+
+
+def _moved(number: np.float32, digits: int) -> np.float32:
+    """The float32 so many places further on."""
+    for _ in range(abs(digits)):
+        number = np.nextafter(number, np.float32(np.inf if digits > 0 else 0))
+    return number
 
 
 def _codes(steps: Array, out: Grid, relu: bool) -> Array:
@@ -486,23 +498,23 @@ class _Builder:
             f"{label}.zeros", zeros.astype(np.float32).reshape(-1, *[1] * (codes.ndim - 2))
         )
         here = self._put(onnx_ir.node("Sub", [here, named]), f"{label}.centred")
-        arrays = [codes.astype(np.float32)]
-        if block.addition.nudge:
-            arrays.append(np.full(len(codes), block.addition.nudge, np.float32))
-        weights_ = [self.initializers.add(f"{label}.weight", array) for array in arrays]
+        weight = self.initializers.add(f"{label}.weight", codes.astype(np.float32))
         here = self._put(
             onnx_ir.node(
                 "Conv",
-                [here, *weights_],
+                [here, weight],
                 attributes={"kernel_shape": list(codes.shape[2:])},
                 name=self.initializers.fresh(f"{label}.sum"),
             ),
             f"{label}.sum",
         )
+        if block.addition.nudge:
+            # A node of its own: within the convolution a large partial sum would swallow it.
+            more = self._scalar(label, block.addition.nudge)
+            here = self._put(onnx_ir.node("Add", [here, more]), f"{label}.nudged")
         if block.join.relu:
             here = self._put(onnx_ir.node("Relu", [here]), f"{label}.relu")
-        step = float(out.scale) * block.addition.m / float(block.branch.scale)
-        given = [self._scalar(label, step), self._zero(label, out)]
+        given = [self._scalar(label, block.addition.step), self._zero(label, out)]
         return onnx_ir.node("QuantizeLinear", [here, *given], name=block.join.last.name)
 
     def _conv(
