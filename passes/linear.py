@@ -104,6 +104,11 @@ class Linear:
         return all(k == 1 for k in self.kernel) and not any(self.pads_begin + self.pads_end)
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is filtered by itself, and there are several."""
+        return self.group == self.inputs == self.outputs > 1
+
+    @property
     def weight_name(self) -> str:
         """Tensor name of the weight."""
         value = self.node.inputs[1]

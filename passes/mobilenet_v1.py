@@ -70,5 +70,4 @@ def is_inverted_residual(block: ResidualBlock) -> bool:
     if depthwise is None or len(expanding) > 1:
         return False
     pointwise = all(one.is_pointwise and one.group == 1 for one in (*expanding, project))
-    filters = depthwise.group == depthwise.inputs == depthwise.outputs > 1
-    return pointwise and filters and depthwise.is_conv
+    return pointwise and depthwise.is_depthwise and depthwise.is_conv

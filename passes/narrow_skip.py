@@ -102,7 +102,6 @@ class _Found:
         move: label of the operator that goes behind the quantizer; "" where readers share one.
     """
 
-    skip: str
     rule: str
     fact: str
     quantizers: tuple[str, ...]
@@ -148,13 +147,13 @@ def _found(model: Model) -> list[_Found]:
             if len(nodes) > 1:
                 fact = f"{len(nodes)} readers of '{skip.fork}' quantize it alike"
                 labels = tuple(node_label(node) for node in nodes)
-                found.append(_Found(skip.name, "one quantizer for all", fact, labels))
+                found.append(_Found("one quantizer for all", fact, labels))
         for path in skip.paths:
-            found += _first_on(skip.name, skip.fork, values.get(path.tensor))
+            found += _first_on(skip.fork, values.get(path.tensor))
     return found
 
 
-def _first_on(skip: str, fork: str, end: onnx_ir.Value | None) -> list[_Found]:
+def _first_on(fork: str, end: onnx_ir.Value | None) -> list[_Found]:
     """Quantizers on the way from a fork to `end` that can go in front of what they read."""
     found: list[_Found] = []
     value, seen = end, 0
@@ -179,7 +178,7 @@ def _first_on(skip: str, fork: str, end: onnx_ir.Value | None) -> list[_Found]:
         ):
             fact = f"{node_label(node)} treats all elements alike, and {move.op_type} moves them"
             labels = (node_label(node),)
-            found.append(_Found(skip, "the quantizer first", fact, labels, node_label(move)))
+            found.append(_Found("the quantizer first", fact, labels, node_label(move)))
         value = source
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import onnx_ir
@@ -35,7 +34,7 @@ def json_files(design: Design, dialect: Dialect = "finn-plus") -> dict[str, str]
 
 def write_build(
     model: Model, folder: Path, *, board: str, clock_mhz: float, fps: float | None, sizing: str
-) -> list[Path]:
+) -> None:
     """Writes the model with a batch of one, and the script `build.py` with its configuration.
 
     In the build FINN asks graphopt for the folding and for the depths of its FIFOs, which then have
@@ -54,8 +53,7 @@ def write_build(
     )
     save(single(model), folder / MODEL)
     write_whole(folder / SCRIPT, bridge.SCRIPT.read_bytes())
-    write_whole(folder / CONFIGURATION, (json.dumps(content, indent=2) + os.linesep).encode())
-    return [folder / name for name in (MODEL, SCRIPT, CONFIGURATION)]
+    write_whole(folder / CONFIGURATION, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def annotated(model: Model, element: str) -> Model:

@@ -2,7 +2,7 @@
 
 **Reserve.** The rows that reserve a tensor of codes have the weight 1 and the scale s' / s, so that
 their multiplier is 1; a bias of whole steps takes the codes past other zero points.
-What was read as q on the skip's grid leaves the branch as q + offset, beside the branch's codes.
+What was read as q on the skip's grid leaves the branch as q, beside the branch's codes.
 
 **Merge.** The last layer reserves too; a 1x1 convolution adds, with whole weights m for the branch
 and n for the skip, whose ratio stands for that of the two steps:
@@ -121,7 +121,6 @@ class IntegerBlock:
         fork: the codes it starts from.
         join: where it ends.
         addition: how the merge adds.
-        moves: for each layer what is added to the skip's codes on the way through it.
         taps: for each layer the one that reads the skip's pixel.
     """
 
@@ -131,7 +130,6 @@ class IntegerBlock:
     fork: onnx_ir.Value
     join: _Join
     addition: Addition
-    moves: tuple[int, ...]
     taps: tuple[tuple[int, ...], ...]
 
     @property
@@ -159,7 +157,7 @@ class IntegerBlock:
             taps = math.prod(linear.kernel)
             positions = _positions(linear, shapes)
             old.append((linear.weight.size, 1, positions))
-            columns = 1 if layer.depthwise else linear.inputs + count * bool(number)
+            columns = 1 if layer.linear.is_depthwise else linear.inputs + count * bool(number)
             new.append(((linear.outputs + count) * columns * taps, 1, positions))
         add = 2 * count * count
         width = 1 if self.addition.is_int8 else 4
@@ -208,7 +206,7 @@ def read(
     if len({one.low for layer in layers for one in (layer.into, layer.out)} | {found.out.low}) > 1:
         raise Refused("mixed-types", "int8 and uint8 codes meet, which no QLinearConv takes")
     taps = _check(layers, shapes)
-    moves = _moves(layers, skip)
+    _check_room(layers, skip)
     wanted = sums(
         *((grid, skip) if join.inputs[0] is branch else (skip, grid)),
         found.out, relu=found.relu, qlinear=join.op_type == "QLinearAdd",
@@ -218,7 +216,7 @@ def read(
     addition = weights(
         grid, skip, found.out, wanted, relu=found.relu, limit=limit, approximate=approximate
     )
-    return IntegerBlock(layers, grid, skip, start, found, addition, moves, taps)
+    return IntegerBlock(layers, grid, skip, start, found, addition, taps)
 
 
 def _behind(join: onnx_ir.Node, grids: GridTable) -> _Join:
@@ -244,31 +242,26 @@ def _behind(join: onnx_ir.Node, grids: GridTable) -> _Join:
 def _check(layers: Sequence[IntegerLayer], shapes: ShapeTable) -> tuple[tuple[int, ...], ...]:
     """The tap of each layer that reads the skip's pixel."""
     for layer in layers:
-        if layer.linear.group != 1 and not layer.depthwise:
+        if layer.linear.group != 1 and not layer.linear.is_depthwise:
             raise Refused("grouped", f"{layer.label} has groups")
         if any(stride != 1 for stride in layer.linear.strides):
             raise Refused("strides", f"{layer.label} has strides that the skip path has not")
-    if layers[0].depthwise:
+    if layers[0].linear.is_depthwise:
         raise Refused("grouped", f"{layers[0].label} filters each channel by itself")
     if layers[-1].linear.outputs != layers[0].linear.inputs:
         raise Refused("broadcast", "branch and skip path differ in their channels")
     return tuple(tap_of(layer.linear, shapes) for layer in layers)
 
 
-def _moves(layers: Sequence[IntegerLayer], skip: Grid) -> tuple[int, ...]:
-    """What each layer adds to the skip's codes, so that they have room behind it."""
-    moves, low, high = [], skip.low, skip.high
+def _check_room(layers: Sequence[IntegerLayer], skip: Grid) -> None:
+    """A code of the skip can be any of 8 bits, so every layer has to let all of them through."""
     for layer in layers:
-        move = layer.lowest - low
-        if high + move > layer.out.high:
+        if layer.lowest > skip.low:
             raise Refused(
                 "zero-point",
                 f"a Relu before the quantizer of {layer.label} leaves {layer.out.high} - "
                 f"{layer.lowest} codes, too few for the skip's",
             )
-        moves.append(move)
-        low, high = low + move, high + move
-    return tuple(moves)
 
 
 def sums(first: Grid, second: Grid, out: Grid, *, relu: bool, qlinear: bool) -> Array:
@@ -295,7 +288,7 @@ def sums(first: Grid, second: Grid, out: Grid, *, relu: bool, qlinear: bool) -> 
 
 
 def _fused(a: Any, b: Any, c: Any) -> Array:
-    """A b + c with one rounding, to float32."""
+    """One rounding of `a b + c`, to float32."""
     wide = np.float64
     return np.asarray(np.asarray(a, wide) * b + np.asarray(c, wide)).astype(np.float32)
 
@@ -402,13 +395,12 @@ def _total(parts: Sequence[tuple[int, int, int]]) -> Cost:
 def build(block: IntegerBlock, model: Model) -> None:
     """Puts the block without its join into the model."""
     made = _Builder(model, Initializers(model.graph, set(model.value_index())), block.join.last)
-    here, offset = block.fork, 0
+    here = block.fork
     count = block.layers[0].linear.inputs
-    for number, (layer, move) in enumerate(zip(block.layers, block.moves, strict=True)):
-        here = made.reserve(layer, number > 0, count, move, block.taps[number], here)
-        offset += move
+    for number, layer in enumerate(block.layers):
+        here = made.reserve(layer, number > 0, count, block.taps[number], here)
     read = [value.producer() for value in block.join.last.inputs if value is not None]
-    made.merge(block, here, offset)
+    made.merge(block, here)
     prune(model, [node for node in read if node is not None])
 
 
@@ -425,14 +417,13 @@ class _Builder:
         layer: IntegerLayer,
         widened: bool,
         count: int,
-        move: int,
         tap: tuple[int, ...],
         source: onnx_ir.Value,
     ) -> onnx_ir.Value:
         """A layer with rows for `count` more channels of codes."""
         linear, old = layer.linear, layer.linear.weight
         own = np.arange(count)
-        if layer.depthwise:
+        if layer.linear.is_depthwise:
             rows = np.zeros((count, 1, *linear.kernel), np.int64)
             rows[at_tap(own, 0, tap)] = 1
         else:
@@ -444,7 +435,7 @@ class _Builder:
                 old = np.concatenate([old, zeros], axis=1)
         into, out = layer.into, layer.out
         copied = np.full(count, float(out.scale) / float(into.scale))
-        steps = int(into.zero_point) - int(out.zero_point) + move
+        steps = int(into.zero_point) - int(out.zero_point)
         node = self._conv(
             linear.node,
             source,
@@ -456,12 +447,12 @@ class _Builder:
                 "strides": list(linear.strides),
                 "dilations": list(linear.dilations),
                 "pads": list(linear.pads_begin + linear.pads_end),
-                "group": linear.group + count if layer.depthwise else 1,
+                "group": linear.group + count if layer.linear.is_depthwise else 1,
             },
         )
         return self._put(node, f"{layer.result.name}.reserved")
 
-    def merge(self, block: IntegerBlock, source: onnx_ir.Value, offset: int) -> None:
+    def merge(self, block: IntegerBlock, source: onnx_ir.Value) -> None:
         """The convolution that adds, in the place of what gave the codes of the sum."""
         add, out, last = block.addition, block.join.out, block.layers[-1]
         count, rank = last.linear.outputs, last.linear.weight.ndim
@@ -469,17 +460,15 @@ class _Builder:
         codes = np.concatenate([add.m * one, add.n * one], axis=1)
         codes = codes.reshape(count, 2 * count, *[1] * (rank - 2))
         zero = int(block.branch.zero_point)
-        bias = np.full(count, add.n * (zero - offset - int(block.skip.zero_point)))
+        bias = np.full(count, add.n * (zero - int(block.skip.zero_point)))
         if add.is_int8:
             scale = np.full(count, 1 / add.m)
             node = self._conv(block.join.node, source, codes, scale, bias, (block.branch, out), {})
         else:
-            node = self._floats(block, source, codes, offset)
+            node = self._floats(block, source, codes)
         replace_output(self.model, block.join.last, node)
 
-    def _floats(
-        self, block: IntegerBlock, source: onnx_ir.Value, codes: Array, offset: int
-    ) -> onnx_ir.Node:
+    def _floats(self, block: IntegerBlock, source: onnx_ir.Value, codes: Array) -> onnx_ir.Node:
         """The same sums in floats that hold integers, and a quantizer with their step.
 
         A Cast gives the integers: behind a DequantizeLinear ONNX Runtime would round the weights to
@@ -491,9 +480,7 @@ class _Builder:
         here = self._put(
             onnx_ir.node("Cast", [source], attributes={"to": int(to)}), f"{source.name}.integers"
         )
-        zeros = np.repeat(
-            [int(block.branch.zero_point), offset + int(block.skip.zero_point)], len(codes)
-        )
+        zeros = np.repeat([int(block.branch.zero_point), int(block.skip.zero_point)], len(codes))
         named = self.initializers.add(
             f"{label}.zeros", zeros.astype(np.float32).reshape(-1, *[1] * (codes.ndim - 2))
         )

@@ -61,11 +61,6 @@ class IntegerLayer:
         """How reports call the convolution."""
         return self.linear.label
 
-    @property
-    def depthwise(self) -> bool:
-        """Whether each channel is filtered by itself."""
-        return self.linear.group == self.linear.inputs == self.linear.outputs > 1
-
 
 def is_integer(join: onnx_ir.Node, grids: GridTable) -> bool:
     """Whether a join adds codes (QLinearAdd), or dequantized ones."""

@@ -410,9 +410,9 @@ class _Work:
     def _check(self, layers: Sequence[Layer], skipped: _Skipped) -> None:
         first, projection = layers[0].linear, skipped.layer
         for layer in layers:
-            if layer.linear.group != 1 and not layer.depthwise:
+            if layer.linear.group != 1 and not layer.linear.is_depthwise:
                 raise Refused("grouped", f"{layer.label} has groups")
-        if layers[0].depthwise:
+        if layers[0].linear.is_depthwise:
             raise Refused("grouped", f"{layers[0].label} filters each channel by itself")
         strides = {layer.label: layer.linear.strides for layer in layers}
         wanted = projection.linear.strides if projection is not None else None
@@ -449,7 +449,7 @@ class _Work:
             self.facts.append("both addends lie on one grid, so a 1x1 convolution adds their codes")
             cost = _cost(layers, self.shapes, rows.rows, add.weights)
             return "pointwise", lambda: self._pointwise(layers, rows, add, fork, join), cost
-        if end.depthwise:
+        if end.linear.is_depthwise:
             raise Refused("grouped", f"{end.label} filters each channel by itself and cannot merge")
         if not middle:
             raise Refused("one-layer", "no quantizer in the branch could carry the skip's codes")
@@ -623,10 +623,10 @@ class _Work:
                 columns = layer.linear.inputs if number == 0 else count
                 codes = np.zeros((count, columns, *layer.linear.kernel), np.int64)
                 codes[at_tap(np.arange(count), np.arange(count), tap)] = 1
-                if number and not layer.depthwise:
+                if number and not layer.linear.is_depthwise:
                     before = np.zeros((count, layer.linear.inputs, *layer.linear.kernel), np.int64)
                     codes = np.concatenate([before, codes], axis=1)
-                elif layer.depthwise:
+                elif layer.linear.is_depthwise:
                     codes = codes[np.arange(count), np.arange(count)][:, None]
                 made.append(_Rows(codes, np.full(count, scale / step), bias, 2))
             raised, step = lift, scale
@@ -679,7 +679,7 @@ class _Work:
         for number, (layer, more) in enumerate(zip(layers, rows.rows, strict=True)):
             old = layer.linear.weight
             group = 1
-            if layer.depthwise:
+            if layer.linear.is_depthwise:
                 group = layer.linear.group + len(more.codes)
             elif number:
                 zeros = np.zeros((old.shape[0], len(more.codes), *old.shape[2:]), np.int64)

@@ -60,11 +60,6 @@ class Layer:
         """How reports call the convolution."""
         return self.linear.label
 
-    @property
-    def depthwise(self) -> bool:
-        """Whether each channel is filtered by itself."""
-        return self.linear.group == self.linear.inputs == self.linear.outputs > 1
-
 
 def chain(
     value: onnx_ir.Value,

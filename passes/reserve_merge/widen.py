@@ -198,15 +198,11 @@ def wanted_by(linear: Linear, matrix: Array, after: Layout | None) -> Layout | N
         matrix: from the reserved channels before it to those behind it, shape [R', R].
         after: the layout that its output is to have, or None.
     """
-    if linear.group == 1 or not _is_depthwise(linear):
+    if not linear.is_depthwise:
         return None
     if _is_diagonal(matrix):
         return after
     return Layout.paired(linear.outputs, _pairs(linear, matrix))
-
-
-def _is_depthwise(linear: Linear) -> bool:
-    return linear.group == linear.inputs == linear.outputs
 
 
 def _is_diagonal(matrix: Array) -> bool:
@@ -251,7 +247,7 @@ def widen_middle(
         form: `dense`, `grouped` (groups of their own), or `auto` for the one with fewer weights.
         want: the layout that its output is to have, or None.
     """
-    if _is_depthwise(linear) and linear.group > 1:
+    if linear.is_depthwise:
         return _widen_depthwise(linear, matrix, tap, offset, layout, want)
     fits = _fits_groups(linear, matrix, layout) and (want is None or want.is_appended)
     if (linear.group > 1 or form == "grouped") and not fits:

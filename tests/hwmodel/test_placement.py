@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from graphopt.ir import Model
 from hwmodel.dataflow import map_model
 from hwmodel.datatypes import integer
 from hwmodel.design import Builder, Design
-from hwmodel.fifo import placed, shared, size
+from hwmodel.fifo import placed, placement, shared, size
 from hwmodel.fifo.placement import _upstream
 from hwmodel.fifo.search import total_bits
 from hwmodel.kernels import Fork, Join, MatrixVector, Padding, Window
 from hwmodel.kernels.kernel import Port
-from hwmodel.simulate import simulate
+from hwmodel.simulate import Run, simulate
 from tests.support.benchmarks import benchmark
 
 blocks = benchmark("quantized_blocks")
@@ -42,6 +43,29 @@ def test_a_projection_waits_where_its_words_are_narrow() -> None:
     # Accumulators wait no longer: the stream has the bits of the activations.
     assert after.stream[move.stream].element.bits <= 4
     assert placed(after) == (after, ())
+
+
+@pytest.mark.parametrize(("missing", "then"), [(8, "slower"), (64, "deadlock")])
+def test_a_place_that_hurts_is_not_taken(
+    missing: int, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With too few words before the kernels the design would stall, and stays as it was."""
+    sized = size(projected()).design
+    depth = placement._upstream
+    monkeypatch.setattr(placement, "_upstream", lambda *of: max(2, depth(*of) - missing))
+    tried = []
+
+    def watched(design: Design, *, frames: int) -> Run:
+        tried.append(simulate(design, frames=frames))
+        return tried[-1]
+
+    monkeypatch.setattr(placement, "simulate", watched)
+    assert placed(sized) == (sized, ())
+    before, *others = tried
+    assert others
+    for run in others:
+        slower = run.status == "ok" and run.interval > before.interval
+        assert slower if then == "slower" else run.status == "deadlock"
 
 
 def test_a_plain_skip_has_one_place() -> None:
